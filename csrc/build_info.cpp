@@ -2,10 +2,6 @@
 #include "zigzag_build_info.h"
 
 extern "C" __attribute__((visibility("default"))) const char* zigzag_build_info() {
-    return "version=" ZIGZAG_BUILD_VERSION "\n"
-           "commit=" ZIGZAG_BUILD_COMMIT "\n"
-           "compiler=" ZIGZAG_BUILD_COMPILER "\n"
-           "flags=" ZIGZAG_BUILD_FLAGS "\n"
-           "isas=" ZIGZAG_BUILD_ISAS "\n"
-           "sanitize=" ZIGZAG_BUILD_SANITIZE "\n";
+  return "version=" ZIGZAG_BUILD_VERSION "\ncommit=" ZIGZAG_BUILD_COMMIT "\ncompiler=" ZIGZAG_BUILD_COMPILER
+         "\nflags=" ZIGZAG_BUILD_FLAGS "\nisas=" ZIGZAG_BUILD_ISAS "\nsanitize=" ZIGZAG_BUILD_SANITIZE;
 }
