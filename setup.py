@@ -55,7 +55,7 @@ class CMakeBuild(build_ext):
         if cmake is None:
             raise SetupError(f"building zigzag needs cmake (pip install cmake ninja); or {WITHOUT}")
         configure = [
-            cmake, "-S", str(ROOT), "-B", str(BUILD_DIR),
+            cmake, "--log-level=NOTICE", "-S", str(ROOT), "-B", str(BUILD_DIR),
             f"-DZIGZAG_TORCH_DIR={torch_dir()}",
             f"-DZIGZAG_VERSION={self.distribution.get_version()}",
             f"-DZIGZAG_COMMIT={commit()}",
@@ -67,7 +67,6 @@ class CMakeBuild(build_ext):
         super().run()
 
     def call(self, command: list[str]) -> None:
-        print(" ".join(command), flush=True)
         if subprocess.run(command, check=False).returncode != 0:
             raise SetupError(f"building zigzag's compiled part failed (output above); fix that, or {WITHOUT}")
 

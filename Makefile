@@ -1,0 +1,119 @@
+# Every target sets itself up: a .venv with the versions of constraints.txt, and the compiled part built in place.
+#   make bench      the neck beside stock PyTorch: results checked, a table, a picture   (BENCH_ARGS="--image photo.jpg")
+#   make test       the tests                                                            (TEST_ARGS="-k region_stats")
+#   make build      the compiled part alone, only what changed
+#   make lint       ruff and clang-format;   make format applies what they ask for
+#   make types      mypy --strict
+#   make sanitize   the parity tests on a build with address and undefined-behaviour sanitizers (g++)
+#   make wheel      dist/*.whl;   make sdist: dist/*.tar.gz
+#   make clean      forget builds and caches;   make distclean: .venv too
+
+# The first of these that is Python 3.11 or later makes .venv.
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+CXX ?= c++
+VENV ?= .venv
+TEST_ARGS ?=
+BENCH_ARGS ?=
+SANITIZE_TESTS ?= tests
+
+python := $(VENV)/bin/python
+stamps := $(VENV)/stamps
+library := zigzag/_C.so
+cxx_files := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \))
+native_sources := CMakeLists.txt setup.py csrc/build_info.h.in $(cxx_files)
+export CXX
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help test bench build lint format types sanitize wheel sdist clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+test: build
+	@echo "==> Running the tests"
+	@$(python) -m pytest $(TEST_ARGS)
+
+bench: build
+	@echo "==> Running the benchmark"
+	@$(python) -m zigzag bench $(BENCH_ARGS)
+
+# ---- set-up: each step leaves a file, and runs again only when what it rests on is newer -----------------------------
+$(python):
+	@for candidate in $(PYTHON); do \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+	    $$candidate -c 'import ensurepip, venv' 2> /dev/null || { \
+	      echo "$$candidate lacks the venv or ensurepip module (Debian, Ubuntu: apt install python3-venv)"; exit 1; }; \
+	    echo "==> Creating $(VENV) with $$($$candidate --version)"; \
+	    exec $$candidate -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "zigzag needs Python 3.11 or later; none of these is: $(PYTHON). Name one: make PYTHON=/path/to/python3"; exit 1
+
+$(stamps)/packages: constraints.txt | $(python)
+	@echo "==> Installing the pinned packages into $(VENV) (torch is large: minutes, the first time)"
+	@$(python) -m pip install --quiet --requirement constraints.txt
+	@mkdir -p $(stamps) && touch $@
+
+$(stamps)/package: pyproject.toml $(stamps)/packages
+	@echo "==> Linking zigzag into $(VENV)"
+	@ZIGZAG_NO_BUILD=1 $(python) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+build: $(library)
+
+$(library): $(native_sources) $(stamps)/package
+	@command -v $(firstword $(CXX)) > /dev/null || { \
+	  echo "zigzag needs a C++ compiler, and '$(CXX)' was not found (Debian, Ubuntu: apt install g++)"; exit 1; }
+	@echo "==> Building the compiled part"
+	@$(python) setup.py --quiet build_ext --inplace
+	@touch $@
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+lint: $(stamps)/packages
+	@echo "==> Checking style"
+	@$(python) -m ruff check --quiet .
+	@$(python) -m ruff format --quiet --check .
+	@$(VENV)/bin/clang-format --dry-run -Werror $(cxx_files)
+
+format: $(stamps)/packages
+	@$(python) -m ruff check --quiet --fix .
+	@$(python) -m ruff format --quiet .
+	@$(VENV)/bin/clang-format -i $(cxx_files)
+
+types: $(stamps)/packages
+	@echo "==> Checking types"
+	@$(python) -m mypy
+
+# The sanitizer's runtime must come first in the process, and libstdc++ with it so that it can intercept exceptions;
+# pytest must leave file descriptor 2 alone, or the report is lost with the process.
+build/sanitize/_C.so: $(native_sources) $(stamps)/package
+	@echo "==> Building the compiled part with sanitizers"
+	@$(VENV)/bin/cmake --log-level=NOTICE -S . -B build/sanitize -G Ninja -DZIGZAG_SANITIZE=address,undefined \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja \
+	  -DZIGZAG_TORCH_DIR=$$(echo $(abspath $(VENV))/lib/python3*/site-packages/torch)
+	@$(VENV)/bin/cmake --build build/sanitize
+	@touch $@
+
+sanitize: build build/sanitize/_C.so
+	@echo "==> Running the parity tests under the address and undefined-behaviour sanitizers"
+	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ZIGZAG_LIBRARY=$(abspath build/sanitize/_C.so) \
+	  $(python) -m pytest --capture=sys $(SANITIZE_TESTS)
+
+# ---- packages --------------------------------------------------------------------------------------------------------
+# setuptools packs whatever an earlier build left under build/lib*, so that goes first.
+wheel: $(stamps)/package
+	@rm -rf build/lib* build/bdist*
+	@$(python) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+sdist: $(stamps)/package
+	@$(python) -c 'from setuptools import build_meta; print("dist/" + build_meta.build_sdist("dist"))' 2>&1 | tail -n 1
+
+clean:
+	@rm -rf build dist *.egg-info zigzag/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+	@find zigzag tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2> /dev/null || true
+
+distclean: clean
+	@rm -rf $(VENV)
