@@ -1,0 +1,86 @@
+"""What a neck computes: the fields of `NeckConfig` and the two presets (spec section 3)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Pool = Literal["mean", "sum"]
+Resize = Literal["linear", "nearest"]
+Combine = Literal["product", "sum"]
+
+
+@dataclass(frozen=True)
+class NeckConfig:
+    """The choices of a ZigZag neck; the defaults are the preset ``stable``.
+
+    Attributes:
+        in_channels: channels of every backbone map, finest level first; its length is the number of levels L.
+        out_channels: C, the channels of every map of the neck.
+        stages: T, how often context runs down and up again (Eqs. 1-4).
+        grids: K of every region grid, K x K cells each (Eqs. 5, 6).
+        kernel_size: of the region convolution before the sum, 3 or 1.
+        lateral_kernel_size: of the convolution that brings a backbone map to C channels, 3 or 1.
+        pool: what is taken over a cell, its mean or its sum.
+        fusion_norm: GroupNorm between a fusion convolution (which then has no bias) and its ReLU.
+        context_norm: GroupNorm on R, the encoded region context.
+        norm_groups: groups of every GroupNorm.
+        gain: initial value of the learned gain (C,) on the combined context; None for no gain.
+        resize: "linear" (bilinear up, area mean down) or "nearest".
+        combine: what joins the contexts of several levels, their product (the paper) or their sum.
+        strides: pixels per step of every level; () stands for 4, 8, 16, ...
+
+    Raises:
+        ValueError: a field has a value that is not allowed; the message names it.
+    """
+
+    in_channels: tuple[int, ...]
+    out_channels: int = 256
+    stages: int = 3
+    grids: tuple[int, ...] = (3, 5, 7)
+    kernel_size: int = 3
+    lateral_kernel_size: int = 3
+    pool: Pool = "mean"
+    fusion_norm: bool = True
+    context_norm: bool = True
+    norm_groups: int = 32
+    gain: float | None = 0.1
+    resize: Resize = "linear"
+    combine: Combine = "product"
+    strides: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "grids", "strides"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.strides:
+            object.__setattr__(self, "strides", tuple(4 << level for level in range(self.levels)))
+        for name in ("in_channels", "grids", "strides"):
+            values = getattr(self, name)
+            _require(len(values) > 0 and min(values) >= 1, name, values, "one or more integers >= 1")
+        _require(
+            len(self.strides) == self.levels, "strides", self.strides, f"one stride for each of {self.levels} levels"
+        )
+        for name in ("out_channels", "stages", "norm_groups"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
+        for name in ("kernel_size", "lateral_kernel_size"):
+            _require(getattr(self, name) in (1, 3), name, getattr(self, name), "1 or 3")
+        _require(self.pool in ("mean", "sum"), "pool", self.pool, "'mean' or 'sum'")
+        _require(self.resize in ("linear", "nearest"), "resize", self.resize, "'linear' or 'nearest'")
+        _require(self.combine in ("product", "sum"), "combine", self.combine, "'product' or 'sum'")
+        if self.fusion_norm or self.context_norm:
+            divides = self.out_channels % self.norm_groups == 0
+            _require(divides, "norm_groups", self.norm_groups, f"a divisor of out_channels = {self.out_channels}")
+
+    @property
+    def levels(self) -> int:
+        """L, the number of levels."""
+        return len(self.in_channels)
+
+
+def _require(condition: object, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "stable": {"pool": "mean", "fusion_norm": True, "context_norm": True, "gain": 0.1, "resize": "linear"},
+    "paper": {"pool": "sum", "fusion_norm": False, "context_norm": False, "gain": None, "resize": "linear"},
+}
