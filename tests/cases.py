@@ -1,0 +1,361 @@
+"""The cases of the parity suites: which shapes, dtypes, layouts and options, and the problems made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import oracle
+import torch
+from checks import Problem, to_real
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = ("channels_last", "contiguous", "sliced", "permuted", "expanded")
+GRIDS = ((3, 5, 7), (1,), (2, 4))
+
+# (N, C, H, W): single pixels, fewer rows than cells, 123 (where float32 picks the wrong cell), levels of a 473 crop.
+SHAPES = (
+    (1, 1, 1, 1),
+    (2, 3, 1, 1),
+    (0, 16, 6, 5),
+    (1, 16, 2, 9),
+    (3, 20, 9, 2),
+    (1, 3, 123, 4),
+    (1, 4, 5, 123),
+    (2, 70, 13, 11),
+    (2, 64, 15, 15),
+    (1, 256, 15, 15),
+    (1, 16, 119, 60),
+)
+SMALL = (2, 20, 8, 6)
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def normal(generator, *shape, dtype=torch.float32, scale=1.0):
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+
+def laid_out(values, layout):
+    """The values in another layout; `expanded` repeats the first channel."""
+    if layout == "contiguous":
+        return values.contiguous()
+    if layout == "channels_last":
+        return values.contiguous(memory_format=torch.channels_last)
+    if layout == "permuted":
+        return values.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
+    if layout == "expanded":
+        return values[:, :1].contiguous().expand_as(values)
+    number, channels, height, width = values.shape
+    larger = values.new_full((number, channels + 1, height + 2, width + 3), torch.nan)
+    larger[:, 1:, 1:-1, 2:-1] = values
+    return larger[:, 1:, 1:-1, 2:-1]
+
+
+def random_valid(generator, number, height, width):
+    """(N, 2) sizes within the map, the last image being the largest."""
+    rows, columns = (torch.randint(1, size + 1, (number,), generator=generator) for size in (height, width))
+    sizes = torch.stack([rows, columns], 1)
+    sizes[-1:] = torch.tensor([height, width])
+    return sizes
+
+
+def outside(valid, height, width):
+    """(N, 1, H, W), True where a pixel is not the image's."""
+    rows = torch.arange(height)[None, :, None] >= valid[:, 0, None, None]
+    columns = torch.arange(width)[None, None, :] >= valid[:, 1, None, None]
+    return (rows | columns)[:, None]
+
+
+def poisoned(values, valid):
+    """The map with NaN and infinities wherever `valid` says that no image is."""
+    if valid is None:
+        return values
+    garbage = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=values.dtype)
+    garbage = garbage.repeat(-(-values.numel() // 3))[: values.numel()].reshape(values.shape)
+    return torch.where(outside(valid, *values.shape[2:]), garbage, values)
+
+
+def as_numpy(tensors):
+    return {name: to_real(tensor) for name, tensor in tensors.items()}
+
+
+# --- region_stats -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StatsCase:
+    operation: ClassVar[str] = "region_stats"
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    layout: str = "channels_last"
+    grids: tuple[int, ...] = (3, 5, 7)
+    halo: int = 1
+    padded: bool = False
+
+    def __str__(self):
+        shape, grids = ("x".join(map(str, sizes)) for sizes in (self.shape, self.grids))
+        return f"{shape}-{name_of(self.dtype)}-{self.layout}-{grids}-halo{self.halo}{'-valid' * self.padded}"
+
+    def problem(self):
+        generator = torch.Generator().manual_seed(1)
+        number, _, height, width = self.shape
+        valid = random_valid(generator, number, height, width) if self.padded else None
+        x = laid_out(poisoned(normal(generator, *self.shape, dtype=self.dtype), valid), self.layout)
+
+        def call(operation, tensors):
+            return operation(tensors["x"], self.grids, self.halo, valid=valid)
+
+        exact = partial(oracle.region_stats, to_real(x), self.grids, self.halo, valid)
+        return Problem(call, exact, ("sums", "power"), {"x": x})
+
+
+def stats_cases():
+    yield from (StatsCase(shape, dtype) for shape in SHAPES for dtype in (torch.float32, torch.bfloat16))
+    yield from (StatsCase(SMALL, dtype, layout) for dtype in FLOATS for layout in LAYOUTS)
+    for grids in GRIDS:
+        for halo in (0, 1, 2):
+            for padded in (False, True):
+                yield StatsCase((3, 5, 11, 9), torch.float32, "channels_last", grids, halo, padded)
+    yield from (StatsCase((3, 20, 9, 14), dtype, layout, padded=True) for dtype in FLOATS for layout in LAYOUTS[:4])
+    yield from (StatsCase((2, 16, 119, 60), torch.float32, layout, padded=True) for layout in LAYOUTS[:2])
+
+
+# --- region_codes -----------------------------------------------------------------------------------------------------
+
+PARTS = ("conv_w", "conv_b", "aggregate_w", "aggregate_b", "distribute_w", "distribute_b")
+
+
+def branch_tensors(generator, channels, grids, kernel_size, dtype):
+    """{'3.conv_w': ...} in the layouts of nn.Conv2d, nn.Conv2d and nn.ConvTranspose2d."""
+    tensors = {}
+    for grid in grids:
+        for part, taps in (("conv", kernel_size), ("aggregate", grid), ("distribute", grid)):
+            fan_in = channels * taps * taps if part != "distribute" else channels
+            tensors[f"{grid}.{part}_w"] = normal(
+                generator, channels, channels, taps, taps, dtype=dtype, scale=fan_in**-0.5
+            )
+            tensors[f"{grid}.{part}_b"] = normal(generator, channels, dtype=dtype, scale=0.5)
+    return tensors
+
+
+def branches_of(tensors, grids):
+    return [tuple(tensors[f"{grid}.{part}"] for part in PARTS) for grid in grids]
+
+
+@dataclass(frozen=True)
+class CodesCase:
+    operation: ClassVar[str] = "region_codes"
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    weight_dtype: torch.dtype = torch.float32
+    weight_layout: str = "contiguous"
+    grids: tuple[int, ...] = (3, 5, 7)
+    halo: int = 1
+    pool: str = "sum"
+    padded: bool = False
+
+    def __str__(self):
+        shape, grids = ("x".join(map(str, sizes)) for sizes in (self.shape, self.grids))
+        dtypes = f"{name_of(self.dtype)}-{name_of(self.weight_dtype)}"
+        options = f"{grids}-halo{self.halo}-{self.pool}{'-valid' * self.padded}"
+        return f"{shape}-{dtypes}-{self.weight_layout}-{options}"
+
+    def problem(self):
+        generator = torch.Generator().manual_seed(2)
+        number, channels, height, width = self.shape
+        valid = random_valid(generator, number, height, width) if self.padded else None
+        x = normal(generator, *self.shape, dtype=torch.float64)
+        sums, _ = oracle.region_stats(x.numpy(), self.grids, self.halo, valid)
+        tensors = {"sums": torch.from_numpy(sums.astype("float64")).to(self.dtype)}
+        branches = branch_tensors(generator, channels, self.grids, 2 * self.halo + 1, self.weight_dtype)
+        for name, tensor in branches.items():
+            tensors[name] = laid_out(tensor, self.weight_layout) if tensor.ndim == 4 else tensor
+        options = {"height": height, "width": width, "pool": self.pool, "valid": valid}
+
+        def call(operation, given):
+            return (operation(given["sums"], branches_of(given, self.grids), self.grids, **options),)
+
+        def exact():
+            arrays = as_numpy(tensors)
+            return (oracle.region_codes(arrays["sums"], branches_of(arrays, self.grids), self.grids, **options),)
+
+        return Problem(call, exact, ("codes",), tensors)
+
+
+def codes_cases():
+    shapes = [shape for shape in SHAPES if shape[1] <= 70]
+    yield from (CodesCase(shape, pool=pool) for shape in shapes for pool in ("sum", "mean"))
+    for grids in GRIDS:
+        for halo in (0, 1):
+            for padded in (False, True):
+                yield CodesCase((3, 5, 11, 4), grids=grids, halo=halo, pool="mean", padded=padded)
+    for layout in LAYOUTS[:4]:
+        yield CodesCase(SMALL, weight_layout=layout)
+        yield CodesCase(SMALL, torch.float64, torch.float64, layout, padded=True)
+    for dtype in (torch.bfloat16, torch.float16):
+        yield from (CodesCase(SMALL, weight_dtype=dtype, pool=pool, padded=True) for pool in ("sum", "mean"))
+    yield CodesCase((1, 256, 15, 15), pool="mean")
+
+
+# --- dense_pathway ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PathwayCase:
+    """`sources` are (H, W) sizes; `codes` and `affines` say per source whether it has them."""
+
+    operation: ClassVar[str] = "dense_pathway"
+    shape: tuple[int, ...]
+    sources: tuple[tuple[int, int], ...] = ()
+    dtype: torch.dtype = torch.float32
+    small_dtype: torch.dtype | None = None
+    layout: str = "channels_last"
+    grids: tuple[int, ...] = (3, 5, 7)
+    codes: tuple[bool, ...] | None = None
+    affines: tuple[bool, ...] | None = None
+    base_affine: bool = False
+    base_relu: bool = False
+    gain: bool = False
+    residual: bool = False
+    combine: str = "product"
+    resize: str = "linear"
+    padded: bool = False
+    source_padded: tuple[bool, ...] | None = None
+
+    def __str__(self):
+        shape, grids = ("x".join(map(str, sizes)) for sizes in (self.shape, self.grids))
+        sources = "+".join(f"{height}x{width}" for height, width in self.sources) or "none"
+        small = f"-{name_of(self.small_dtype)}" if self.small_dtype else ""
+        flags = [
+            name
+            for name, given in (
+                ("codes" + "".join(str(int(flag)) for flag in self.codes or ()), self.codes),
+                ("affines" + "".join(str(int(flag)) for flag in self.affines or ()), self.affines),
+                ("baseaffine", self.base_affine),
+                ("relu", self.base_relu),
+                ("gain", self.gain),
+                ("residual", self.residual),
+                ("valid", self.padded),
+                ("sourcevalid", self.source_padded),
+            )
+            if given
+        ]
+        options = "-".join([self.combine, self.resize, *flags])
+        return f"{shape}-{sources}-{name_of(self.dtype)}{small}-{self.layout}-{grids}-{options}"
+
+    def problem(self):
+        generator = torch.Generator().manual_seed(3)
+        number, channels, height, width = self.shape
+        small = self.small_dtype or (torch.float64 if self.dtype == torch.float64 else torch.float32)
+        valid = random_valid(generator, number, height, width) if self.padded else None
+        source_valid = self.source_padded and [
+            random_valid(generator, number, *size) if flag else None
+            for size, flag in zip(self.sources, self.source_padded, strict=True)
+        ]
+
+        def map_of(size, sizes):
+            values = normal(generator, number, channels, *size, dtype=self.dtype)
+            return laid_out(poisoned(values, sizes), self.layout)
+
+        tensors = {"base": map_of((height, width), valid)}
+        for j, size in enumerate(self.sources):
+            tensors[f"source{j}"] = map_of(size, source_valid and source_valid[j])
+            if self.codes and self.codes[j]:
+                cells = sum(grid * grid for grid in self.grids)
+                tensors[f"codes{j}"] = normal(generator, number, cells, channels, dtype=small, scale=0.5)
+            if self.affines and self.affines[j]:
+                tensors |= affine_tensors(generator, f"affine{j}", number, channels, small)
+        if self.base_affine:
+            tensors |= affine_tensors(generator, "base_affine", number, channels, small)
+        if self.gain:
+            tensors["gain"] = normal(generator, channels, dtype=small)
+        if self.residual:
+            tensors["residual"] = map_of((height, width), valid)
+
+        def call(operation, given):
+            result = operation(*self.arguments(given), valid=valid, source_valid=source_valid, **self.options(given))
+            return result if self.residual else (result,)
+
+        names = ("output", "output + residual") if self.residual else ("output",)
+        return Problem(call, partial(call, oracle.dense_pathway, as_numpy(tensors)), names, tensors)
+
+    def arguments(self, given):
+        indices = range(len(self.sources))
+        codes = self.codes and [given.get(f"codes{j}") for j in indices]
+        return given["base"], [given[f"source{j}"] for j in indices], codes, self.grids
+
+    def options(self, given):
+        affines = [affine_of(given, f"affine{j}") for j in range(len(self.sources))]
+        return {
+            "base_affine": affine_of(given, "base_affine"),
+            "base_relu": self.base_relu,
+            "source_affine": affines if self.affines else None,
+            "gain": given.get("gain"),
+            "combine": self.combine,
+            "resize": self.resize,
+            "residual": given.get("residual"),
+        }
+
+
+def affine_tensors(generator, name, number, channels, dtype):
+    """Scale and shift as halves of one tensor: neither is dense, as a folded GroupNorm's are not."""
+    both = normal(generator, number, 2 * channels, dtype=dtype)
+    return {f"{name}.scale": both[:, :channels] + 1, f"{name}.shift": both[:, channels:]}
+
+
+def affine_of(given, name):
+    return (given[f"{name}.scale"], given[f"{name}.shift"]) if f"{name}.scale" in given else None
+
+
+FULL = {"base_affine": True, "base_relu": True, "gain": True, "residual": True}
+
+
+def pathway_cases():
+    three, all_three = ((6, 5), (3, 3), (2, 1)), (True, True, True)
+    for dtype in FLOATS:
+        for layout in LAYOUTS:
+            yield PathwayCase(SMALL, three, dtype, None, layout, codes=all_three, affines=all_three, **FULL)
+    for combine in ("product", "sum"):
+        for resize in ("linear", "nearest"):
+            options = {"combine": combine, "resize": resize}
+            for padded in (False, True):
+                masks = {"padded": padded, "source_padded": all_three if padded else None}
+                mixed = ((8, 6), (3, 17), (19, 2))
+                yield PathwayCase((3, 7, 8, 6), mixed, codes=all_three, affines=all_three, **FULL, **options, **masks)
+                yield PathwayCase((3, 7, 8, 6), mixed, torch.bfloat16, codes=all_three, gain=True, **options, **masks)
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape in SHAPES:
+            height, width = shape[2:]
+            sizes = ((-(-height // 2), -(-width // 2)), (-(-height // 4), -(-width // 4)))
+            yield PathwayCase(shape, sizes, dtype, codes=(True, True), affines=(True, True), gain=True)
+            yield PathwayCase((*shape[:2], *sizes[1]), (shape[2:],), dtype, codes=(True,), residual=True)
+    yield from option_cases()
+
+
+def option_cases():
+    """Each option alone, entries of lists that are None, other grids, low-precision small tensors, five sources."""
+    two = ((4, 3), (11, 9))
+    yield PathwayCase(SMALL)
+    yield PathwayCase(SMALL, residual=True, padded=True)
+    yield PathwayCase(SMALL, **FULL)
+    yield PathwayCase(SMALL, two)
+    yield PathwayCase(SMALL, two[:1], gain=True)
+    yield PathwayCase(SMALL, two, base_affine=True)
+    yield PathwayCase(SMALL, two, base_relu=True)
+    yield PathwayCase(SMALL, two, codes=(False, True), affines=(True, False), gain=True)
+    yield PathwayCase(SMALL, two, codes=(True, False), affines=(False, True), padded=True, source_padded=(False, True))
+    yield PathwayCase(SMALL, two, padded=True, residual=True)
+    yield PathwayCase(SMALL, two, source_padded=(True, True), affines=(True, True))
+    yield PathwayCase(SMALL, ((16, 12), (9, 8), (5, 5), (3, 3), (1, 1)), codes=(True,) * 5, affines=(True,) * 5, **FULL)
+    for grids in GRIDS:
+        yield PathwayCase(SMALL, two, grids=grids, codes=(True, True))
+    for dtype in (torch.bfloat16, torch.float16):
+        for small_dtype in (torch.float32, dtype):
+            yield PathwayCase(SMALL, two, dtype, small_dtype, codes=(True, True), affines=(True, True), **FULL)

@@ -1,0 +1,152 @@
+"""The checkers of the parity suite. Each is itself seen to fail on a planted fault in test_checks.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import oracle
+import torch
+
+# Our error may be at most this many times stock PyTorch's in the same dtype.
+RATIO = 2
+# Stock that happens to be exact is credited with this error all the same: the half ulp that correct rounding may leave.
+ROUNDING_ULPS = 0.5
+
+
+@dataclass(frozen=True)
+class Error:
+    """Largest absolute and relative L2 error of a result, and the largest magnitude of what it should be."""
+
+    largest: float
+    relative: float
+    magnitude: float
+
+
+def to_real(tensor):
+    if isinstance(tensor, torch.Tensor):
+        return oracle.real(tensor.detach().to("cpu", torch.float64).numpy())
+    return oracle.real(tensor)
+
+
+def error_of(result, exact):
+    result, exact = to_real(result), to_real(exact)
+    difference = np.abs(result - exact)
+    scale = np.sqrt((exact**2).sum())
+    relative = np.sqrt((difference**2).sum()) / scale if scale > 0 else difference.max(initial=0)
+    return Error(float(difference.max(initial=0)), float(relative), float(np.abs(exact).max(initial=0)))
+
+
+def assert_sane(result, exact, what):
+    """Half of the dtype's digits are right: a wrong formula never passes, rounding always does."""
+    result_shape, exact_shape = tuple(result.shape), tuple(exact.shape)
+    assert result_shape == exact_shape, f"{what}: shape {result_shape}, expected {exact_shape}"
+    assert bool(torch.isfinite(result).all()), f"{what}: not finite (an element that was never written?)"
+    bound = torch.finfo(result.dtype).eps ** 0.5
+    error = error_of(result, exact)
+    assert error.relative <= bound, f"{what}: relative L2 error {error.relative:.3g} against {bound:.3g}"
+
+
+def assert_within(result, exact, allowed, what):
+    """`result` errs at most RATIO times as much as `allowed` (an Error), in the largest error and in L2."""
+    assert_sane(result, exact, what)
+    eps = torch.finfo(result.dtype).eps
+    ours = error_of(result, exact)
+    largest = RATIO * max(allowed.largest, ROUNDING_ULPS * eps * ours.magnitude)
+    relative = RATIO * max(allowed.relative, ROUNDING_ULPS * eps)
+    assert ours.largest <= largest, f"{what}: largest error {ours.largest:.3g}, allowed {largest:.3g}"
+    assert ours.relative <= relative, f"{what}: relative L2 error {ours.relative:.3g}, allowed {relative:.3g}"
+
+
+def assert_parity(result, stock, exact, what):
+    """`result` has stock's dtype and errs at most RATIO times as much as stock against `exact`."""
+    assert result.dtype == stock.dtype, f"{what}: {result.dtype}, expected {stock.dtype}"
+    assert_sane(stock, exact, f"{what} (stock)")
+    assert_within(result, exact, error_of(stock, exact), what)
+
+
+def assert_same_bits(first, second, what):
+    for index, (one, other) in enumerate(zip(first, second, strict=True)):
+        assert torch.equal(one, other), f"{what}: result {index} differs by {(one - other).abs().max():.3g}"
+
+
+# --- one problem, solved by two implementations -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What to call and with which differentiable tensors; an implementation is the operation as a function."""
+
+    call: Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, ...]]
+    exact: Callable[[], tuple[np.ndarray, ...]]
+    names: tuple[str, ...]
+    tensors: dict[str, torch.Tensor]
+
+
+def outputs(problem, implementation, tensors=None):
+    return problem.call(implementation, problem.tensors if tensors is None else tensors)
+
+
+def cotangents(problem, results):
+    """One random cotangent per result, in its dtype, the same for every implementation."""
+    generator = torch.Generator().manual_seed(7)
+    return [
+        torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result.dtype).to(result.device)
+        for result in results
+    ]
+
+
+def solved(problem, implementation, dtype=None, weights=None):
+    """(results, gradients by name); `dtype` converts the inputs first, `weights` are cotangents to use as they are."""
+    tensors = {
+        name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).requires_grad_()
+        for name, tensor in problem.tensors.items()
+    }
+    results = problem.call(implementation, tensors)
+    weights = cotangents(problem, results) if weights is None else weights
+    weights = [weight.to(result.dtype) for weight, result in zip(weights, results, strict=True)]
+    found = torch.autograd.grad(results, list(tensors.values()), weights, allow_unused=True)
+    gradients = {
+        name: torch.zeros_like(tensor) if gradient is None else gradient
+        for (name, tensor), gradient in zip(tensors.items(), found, strict=True)
+    }
+    return [result.detach() for result in results], gradients, weights
+
+
+def check_forward(problem, implementation, stock):
+    """Every result of `implementation` against the oracle, measured by `stock`."""
+    exact = problem.exact()
+    ours, stocks = outputs(problem, implementation), outputs(problem, stock)
+    assert len(ours) == len(stocks) == len(exact)
+    for name, result, by_stock, truth in zip(problem.names, ours, stocks, exact, strict=True):
+        assert_parity(result, by_stock, truth, name)
+
+
+def check_gradients(problem, implementation, stock):
+    """Every gradient of `implementation` against stock's in float64 from the same inputs, measured by `stock`."""
+    _, ours, weights = solved(problem, implementation)
+    _, stocks, _ = solved(problem, stock, weights=weights)
+    _, exact, _ = solved(problem, stock, torch.float64, weights)
+    for name, gradient in ours.items():
+        what = f"gradient of {name}"
+        assert gradient.dtype == problem.tensors[name].dtype, f"{what}: {gradient.dtype}"
+        if gradient.dtype != torch.float64:
+            assert_parity(gradient, stocks[name], exact[name], what)
+    wide = [name for name, tensor in problem.tensors.items() if tensor.dtype == torch.float64]
+    if wide:
+        check_wide_gradients(problem, stock, {name: ours[name] for name in wide}, exact, weights)
+
+
+def check_wide_gradients(problem, stock, gradients, exact, weights):
+    """float64 has no wider stock to be measured by: stock's error in float32, in units of its eps, is the measure."""
+    rounded = replace(problem, tensors={name: tensor.detach().float() for name, tensor in problem.tensors.items()})
+    weights = [weight.float() for weight in weights]
+    _, narrow, _ = solved(rounded, stock, weights=weights)
+    _, truth, _ = solved(rounded, stock, torch.float64, weights)
+    shrink = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    for name, gradient in gradients.items():
+        error = error_of(narrow[name], truth[name])
+        allowed = Error(error.largest * shrink, error.relative * shrink, error.magnitude)
+        assert_within(gradient, exact[name], allowed, f"gradient of {name}")
