@@ -28,7 +28,7 @@ def torch_dir() -> Path:
     """The installed torch package, found without the seconds that importing it takes."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
-        raise SetupError(f"building zigzag needs torch installed in {sys.prefix}; use pip --no-build-isolation, or {WITHOUT}")
+        raise SetupError(f"building zigzag needs torch in {sys.prefix}: use pip --no-build-isolation, or {WITHOUT}")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -38,7 +38,10 @@ def commit() -> str:
         return "unknown"
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return described.stdout.strip() or "unknown"
 

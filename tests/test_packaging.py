@@ -1,4 +1,4 @@
-"""What is promised of the package as such: a light import, one that survives a missing compiled part, honest metadata."""
+"""What the package as such promises: a light import, one that survives a missing compiled part, honest metadata."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Fused CPU and GPU kernels for ZigZagNet's feature-pyramid neck.
 
-`zigzag.nn` holds the modules, `zigzag.ops` the three operations under them, `zigzag.reference` the same in stock PyTorch.
-`zigzag.backends()` says what can run here and, where something cannot, why.
+`zigzag.nn` holds the modules, `zigzag.ops` the three operations under them, `zigzag.reference` the same in stock
+PyTorch. `zigzag.backends()` says what can run here and, where something cannot, why.
 """
 
 from zigzag import nn, ops, reference

@@ -45,7 +45,7 @@ def load(name: str = "_C") -> Library:
     if not path.is_file():
         if override:
             return Library(path, f"{OVERRIDE} names {override!r}, and there is no such file")
-        return Library(path, f"zigzag/{name}.so was not built: run `make build`, or install with a C++ compiler at hand")
+        return Library(path, f"zigzag/{name}.so was not built: run `make build`, or reinstall with a C++ compiler")
     try:
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
