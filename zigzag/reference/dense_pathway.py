@@ -95,7 +95,9 @@ def _pathway(
     if not contexts:
         return output
     context = reduce(torch.mul if combine == "product" else torch.add, contexts)
-    return output + (context if gain is None else context * gain.to(context.dtype)[:, None, None])
+    if gain is None:
+        return output + context
+    return torch.addcmul(output, context, gain.to(output.dtype)[:, None, None])
 
 
 def resize_map(x: Tensor, height: int, width: int, resize: Literal["linear", "nearest"]) -> Tensor:
@@ -106,7 +108,7 @@ def resize_map(x: Tensor, height: int, width: int, resize: Literal["linear", "ne
     """
     if resize == "nearest":
         rows, columns = cell_index(height, x.shape[2], x.device), cell_index(width, x.shape[3], x.device)
-        return x.index_select(2, rows).index_select(3, columns)
+        return x.permute(0, 2, 3, 1).index_select(2, columns).index_select(1, rows).permute(0, 3, 1, 2)
     up = (max(height, x.shape[2]), max(width, x.shape[3]))
     if x.shape[2:] != up:
         x = F.interpolate(x, up, mode="bilinear", align_corners=False)
@@ -118,25 +120,24 @@ def resize_map(x: Tensor, height: int, width: int, resize: Literal["linear", "ne
 def _add_codes(source: Tensor, codes: Tensor, grids: Sequence[int]) -> Tensor:
     """R(h, w) = F(h, w) + sum_K Q_K(cell of (h, w)), Eq. 6.
 
-    The columns are spread grid by grid, on small tensors; one matrix product spreads the rows of all grids and adds F.
+    The rows are spread grid by grid, on small tensors; one product per row spreads all grids along it and adds F.
     """
     n, channels, height, width = source.shape
     codes = codes.to(source.dtype)
-    by_column = []
+    by_row = []
     for cells, part in zip(grids, torch.split(codes, [cells * cells for cells in grids], 1), strict=True):
-        column = cell_index(width, cells, source.device)
-        by_column.append(part.view(n, cells, cells, channels).index_select(2, column))
-    spread = torch.cat(by_column, 1).flatten(2)  # (N, sum K, W*C)
-    rows = (
-        torch.cat([membership(height, cells, 0, source.dtype, source.device) for cells in grids]).t().expand(n, -1, -1)
-    )
+        row = cell_index(height, cells, source.device)
+        by_row.append(part.view(n, cells, cells, channels).index_select(1, row))
+    spread = torch.cat(by_row, 2).flatten(0, 1)  # (N*H, sum K, C)
+    columns = torch.cat([membership(width, cells, 0, source.dtype, source.device) for cells in grids]).t()
     pixels = source.permute(0, 2, 3, 1)
-    return torch.baddbmm(pixels.flatten(2), rows, spread).view(pixels.shape).permute(0, 3, 1, 2)
+    region = torch.baddbmm(pixels.flatten(0, 1), columns.expand(n * height, -1, -1), spread)
+    return region.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def _affine(x: Tensor, affine: Affine) -> Tensor:
     scale, shift = (values.to(x.dtype)[:, :, None, None] for values in affine)
-    return x * scale + shift
+    return torch.addcmul(shift, x, scale)
 
 
 def _crop(batch: Tensor, valid: Tensor | None) -> Sequence[Tensor]:

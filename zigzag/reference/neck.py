@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zigzag.config import NeckConfig
-from zigzag.geometry import cell_areas, cell_index, crop_images, level_sizes, membership, pad_images
+from zigzag.geometry import cell_areas, crop_images, level_sizes, membership, pad_images
 from zigzag.reference.dense_pathway import resize_map
 
 Parameters = Mapping[str, Tensor]
@@ -106,8 +106,7 @@ def region_context(
             cells = cells / cell_areas(height, width, [k], x.device).view(k, k).clamp(min=1).to(x.dtype)
         vector = F.relu(F.conv2d(cells, *_pair(parameters, f"{branch}.aggregate")))
         codes = F.conv_transpose2d(vector, *_pair(parameters, f"{branch}.distribute"))
-        rows, columns = cell_index(height, k, x.device), cell_index(width, k, x.device)
-        region = region + codes.index_select(3, columns).index_select(2, rows)
+        region = region + resize_map(codes, height, width, "nearest")  # row h lies in cell floor(h*K/H)
     return region
 
 

@@ -36,12 +36,12 @@ def region_stats(
     n, height, width, channels = pixels.shape
     taps = 2 * halo + 1
 
-    # One matrix product sums the rows for all grids and taps; the columns follow grid by grid, on small tensors.
-    rows = torch.cat([membership(height, cells, halo, pixels.dtype, x.device) for cells in grids])
-    row_sums = (rows @ pixels.reshape(n, height, width * channels)).view(n, rows.shape[0], width, channels)
+    # One product per row sums the columns for all grids and taps; the rows follow grid by grid, on much less.
+    columns = torch.cat([membership(width, cells, halo, pixels.dtype, x.device) for cells in grids])
+    column_sums = columns @ pixels
     sums = []
-    for cells, part in zip(grids, torch.split(row_sums, [cells * taps for cells in grids], 1), strict=True):
-        columns = membership(width, cells, halo, pixels.dtype, x.device)
-        by_axis = (columns @ part).view(n, cells, taps, cells, taps, channels)
+    for cells, part in zip(grids, torch.split(column_sums, [cells * taps for cells in grids], 2), strict=True):
+        rows = membership(height, cells, halo, pixels.dtype, x.device)
+        by_axis = (rows @ part.flatten(2)).view(n, cells, taps, cells, taps, channels)
         sums.append(by_axis.transpose(2, 3).reshape(n, cells * cells * taps * taps, channels))
     return torch.cat(sums, 1), pixels.square().sum((1, 2))
