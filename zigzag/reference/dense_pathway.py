@@ -45,7 +45,7 @@ def dense_pathway(
         combine: how the sources are joined.
         resize: "linear" (bilinear with half-pixel centres up, area mean down, axis by axis) or "nearest".
         residual: map (N, C, H, W), for the second result.
-        valid: (N, 2) integers, every image's own height and width in base; the output is 0 outside.
+        valid: (N, 2) integers, every image's own height and width in base; the results are 0 outside.
         source_valid: per source (N, 2) integers, or None.
 
     Returns:
@@ -67,7 +67,11 @@ def dense_pathway(
             own_sources = [crop[n] for crop in crops]
             images.append(pathway(image, own_sources, own_codes, _of_image(base_affine, n), own_affine))
         output = pad_images(images, base.shape[2], base.shape[3])
-    return output if residual is None else (output, output + residual)
+    if residual is None:
+        return output
+    if valid is not None and base.shape[0] > 0:
+        residual = pad_images(crop_images(residual, valid), base.shape[2], base.shape[3])
+    return output, output + residual
 
 
 def _pathway(
@@ -131,7 +135,8 @@ def _add_codes(source: Tensor, codes: Tensor, grids: Sequence[int]) -> Tensor:
     spread = torch.cat(by_row, 2).flatten(0, 1)  # (N*H, sum K, C)
     columns = torch.cat([membership(width, cells, 0, source.dtype, source.device) for cells in grids]).t()
     pixels = source.permute(0, 2, 3, 1)
-    region = torch.baddbmm(pixels.flatten(0, 1), columns.expand(n * height, -1, -1), spread)
+    with torch.autocast(source.device.type, enabled=False):  # this product is a gather: in the map's own dtype
+        region = torch.baddbmm(pixels.flatten(0, 1), columns.expand(n * height, -1, -1), spread)
     return region.view(pixels.shape).permute(0, 3, 1, 2)
 
 

@@ -153,10 +153,12 @@ def _fusions(
 
 
 def _cell_sums(x: Tensor, cells: int) -> Tensor:
-    """Sums over a partition in cells x cells: (N, C, H, W) -> (N, C, cells, cells)."""
+    """Sums over a partition in cells x cells, columns first: (N, C, H, W) -> (N, C, cells, cells)."""
     rows = membership(x.shape[2], cells, 0, x.dtype, x.device)
     columns = membership(x.shape[3], cells, 0, x.dtype, x.device)
-    return torch.einsum("yh,nchw,xw->ncyx", rows, x, columns)
+    column_sums = columns @ x.permute(0, 2, 3, 1)  # (N, H, cells, C)
+    sums = rows @ column_sums.flatten(2)
+    return sums.view(x.shape[0], cells, cells, x.shape[1]).permute(0, 3, 1, 2)
 
 
 def _image_by_image(

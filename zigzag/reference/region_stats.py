@@ -38,10 +38,11 @@ def region_stats(
 
     # One product per row sums the columns for all grids and taps; the rows follow grid by grid, on much less.
     columns = torch.cat([membership(width, cells, halo, pixels.dtype, x.device) for cells in grids])
-    column_sums = columns @ pixels
     sums = []
-    for cells, part in zip(grids, torch.split(column_sums, [cells * taps for cells in grids], 2), strict=True):
-        rows = membership(height, cells, halo, pixels.dtype, x.device)
-        by_axis = (rows @ part.flatten(2)).view(n, cells, taps, cells, taps, channels)
-        sums.append(by_axis.transpose(2, 3).reshape(n, cells * cells * taps * taps, channels))
+    with torch.autocast(x.device.type, enabled=False):  # these products are sums: never in low precision
+        column_sums = columns @ pixels
+        for cells, part in zip(grids, torch.split(column_sums, [cells * taps for cells in grids], 2), strict=True):
+            rows = membership(height, cells, halo, pixels.dtype, x.device)
+            by_axis = (rows @ part.flatten(2)).view(n, cells, taps, cells, taps, channels)
+            sums.append(by_axis.transpose(2, 3).reshape(n, cells * cells * taps * taps, channels))
     return torch.cat(sums, 1), pixels.square().sum((1, 2))
