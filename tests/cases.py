@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import oracle
 import torch
-from checks import Problem, to_real
+from checks import Problem, outside, to_real
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("channels_last", "contiguous", "sliced", "permuted", "expanded")
@@ -66,13 +66,6 @@ def random_valid(generator, number, height, width):
     return sizes
 
 
-def outside(valid, height, width):
-    """(N, 1, H, W), True where a pixel is not the image's."""
-    rows = torch.arange(height)[None, :, None] >= valid[:, 0, None, None]
-    columns = torch.arange(width)[None, None, :] >= valid[:, 1, None, None]
-    return (rows | columns)[:, None]
-
-
 def poisoned(values, valid):
     """The map with NaN and infinities wherever `valid` says that no image is."""
     if valid is None:
@@ -80,6 +73,17 @@ def poisoned(values, valid):
     garbage = torch.tensor([torch.nan, torch.inf, -torch.inf], dtype=values.dtype)
     garbage = garbage.repeat(-(-values.numel() // 3))[: values.numel()].reshape(values.shape)
     return torch.where(outside(valid, *values.shape[2:]), garbage, values)
+
+
+def own_part(problem, n):
+    """The tensors of image `n` alone: maps cut to its own size, channels_last, and nothing of its batch-mates."""
+    tensors = {}
+    for name, tensor in problem.tensors.items():
+        tensors[name] = tensor if name == "gain" else tensor[n : n + 1]
+        if problem.sizes.get(name) is not None:
+            height, width = problem.sizes[name][n].tolist()
+            tensors[name] = laid_out(tensors[name][:, :, :height, :width], "channels_last")
+    return tensors
 
 
 def as_numpy(tensors):
@@ -108,12 +112,11 @@ class StatsCase:
         number, _, height, width = self.shape
         valid = random_valid(generator, number, height, width) if self.padded else None
         x = laid_out(poisoned(normal(generator, *self.shape, dtype=self.dtype), valid), self.layout)
-
-        def call(operation, tensors):
-            return operation(tensors["x"], self.grids, self.halo, valid=valid)
-
         exact = partial(oracle.region_stats, to_real(x), self.grids, self.halo, valid)
-        return Problem(call, exact, ("sums", "power"), {"x": x})
+        return Problem(partial(self.call, valid=valid), exact, ("sums", "power"), {"x": x}, {"x": valid})
+
+    def call(self, operation, given, valid=None):
+        return operation(given["x"], self.grids, self.halo, valid=valid)
 
 
 def stats_cases():
@@ -142,6 +145,10 @@ def branch_tensors(generator, channels, grids, kernel_size, dtype):
                 generator, channels, channels, taps, taps, dtype=dtype, scale=fan_in**-0.5
             )
             tensors[f"{grid}.{part}_b"] = normal(generator, channels, dtype=dtype, scale=0.5)
+        if dtype.itemsize == 2:
+            # Keeps the relu's arguments away from 0: on which side of it rounding falls is no error to be measured.
+            tensors[f"{grid}.aggregate_b"][::2] += 16
+            tensors[f"{grid}.aggregate_b"][1::2] -= 16
     return tensors
 
 
@@ -177,16 +184,12 @@ class CodesCase:
         branches = branch_tensors(generator, channels, self.grids, 2 * self.halo + 1, self.weight_dtype)
         for name, tensor in branches.items():
             tensors[name] = laid_out(tensor, self.weight_layout) if tensor.ndim == 4 else tensor
-        options = {"height": height, "width": width, "pool": self.pool, "valid": valid}
+        call = partial(self.call, valid=valid)
+        return Problem(call, partial(call, oracle.region_codes, as_numpy(tensors)), ("codes",), tensors)
 
-        def call(operation, given):
-            return (operation(given["sums"], branches_of(given, self.grids), self.grids, **options),)
-
-        def exact():
-            arrays = as_numpy(tensors)
-            return (oracle.region_codes(arrays["sums"], branches_of(arrays, self.grids), self.grids, **options),)
-
-        return Problem(call, exact, ("codes",), tensors)
+    def call(self, operation, given, valid=None):
+        options = {"height": self.shape[2], "width": self.shape[3], "pool": self.pool, "valid": valid}
+        return (operation(given["sums"], branches_of(given, self.grids), self.grids, **options),)
 
 
 def codes_cases():
@@ -279,12 +282,16 @@ class PathwayCase:
         if self.residual:
             tensors["residual"] = map_of((height, width), valid)
 
-        def call(operation, given):
-            result = operation(*self.arguments(given), valid=valid, source_valid=source_valid, **self.options(given))
-            return result if self.residual else (result,)
-
         names = ("output", "output + residual") if self.residual else ("output",)
-        return Problem(call, partial(call, oracle.dense_pathway, as_numpy(tensors)), names, tensors)
+        sizes = {"base": valid, "residual": valid}
+        sizes |= {f"source{j}": own for j, own in enumerate(source_valid or ())}
+        call = partial(self.call, valid=valid, source_valid=source_valid)
+        return Problem(call, partial(call, oracle.dense_pathway, as_numpy(tensors)), names, tensors, sizes)
+
+    def call(self, operation, given, valid=None, source_valid=None):
+        options = self.options(given) | {"valid": valid, "source_valid": source_valid}
+        result = operation(*self.arguments(given), **options)
+        return result if self.residual else (result,)
 
     def arguments(self, given):
         indices = range(len(self.sources))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,19 +39,19 @@ def error_of(result, exact):
     return Error(float(difference.max(initial=0)), float(relative), float(np.abs(exact).max(initial=0)))
 
 
-def assert_sane(result, exact, what):
-    """Half of the dtype's digits are right: a wrong formula never passes, rounding always does."""
+def assert_sane(result, exact, what, dtype=None):
+    """Half of the digits of `dtype` are right (the result's, if None): a wrong formula never passes, rounding does."""
     result_shape, exact_shape = tuple(result.shape), tuple(exact.shape)
     assert result_shape == exact_shape, f"{what}: shape {result_shape}, expected {exact_shape}"
     assert bool(torch.isfinite(result).all()), f"{what}: not finite (an element that was never written?)"
-    bound = torch.finfo(result.dtype).eps ** 0.5
+    bound = torch.finfo(dtype or result.dtype).eps ** 0.5
     error = error_of(result, exact)
     assert error.relative <= bound, f"{what}: relative L2 error {error.relative:.3g} against {bound:.3g}"
 
 
 def assert_within(result, exact, allowed, what):
     """`result` errs at most RATIO times as much as `allowed` (an Error), in the largest error and in L2."""
-    assert_sane(result, exact, what)
+    assert_sane(result, exact, what, torch.bfloat16)
     eps = torch.finfo(result.dtype).eps
     ours = error_of(result, exact)
     largest = RATIO * max(allowed.largest, ROUNDING_ULPS * eps * ours.magnitude)
@@ -60,11 +60,24 @@ def assert_within(result, exact, allowed, what):
     assert ours.relative <= relative, f"{what}: relative L2 error {ours.relative:.3g}, allowed {relative:.3g}"
 
 
-def assert_parity(result, stock, exact, what):
-    """`result` has stock's dtype and errs at most RATIO times as much as stock against `exact`."""
+def assert_parity(result, stock, exact, what, dtype=None):
+    """`result` has stock's dtype and errs at most RATIO times as much as stock, which is sane for `dtype`."""
     assert result.dtype == stock.dtype, f"{what}: {result.dtype}, expected {stock.dtype}"
-    assert_sane(stock, exact, f"{what} (stock)")
+    assert_sane(stock, exact, f"{what} (stock)", dtype)
     assert_within(result, exact, error_of(stock, exact), what)
+
+
+def outside(valid, height, width):
+    """(N, 1, H, W), True where a pixel is not the image's."""
+    rows = torch.arange(height)[None, :, None] >= valid[:, 0, None, None]
+    columns = torch.arange(width)[None, None, :] >= valid[:, 1, None, None]
+    return (rows | columns)[:, None]
+
+
+def assert_zero_outside(result, valid, what):
+    if valid is not None:
+        garbage = result.masked_select(outside(valid, *result.shape[2:]))
+        assert not garbage.any(), f"{what}: not 0 outside the images"
 
 
 def assert_same_bits(first, second, what):
@@ -77,12 +90,16 @@ def assert_same_bits(first, second, what):
 
 @dataclass(frozen=True)
 class Problem:
-    """What to call and with which differentiable tensors; an implementation is the operation as a function."""
+    """What to call and with which differentiable tensors; an implementation is the operation as a function.
+
+    `sizes` holds, by the name of a map, the sizes of the images in it; results that are maps have those of "base".
+    """
 
     call: Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, ...]]
     exact: Callable[[], tuple[np.ndarray, ...]]
     names: tuple[str, ...]
     tensors: dict[str, torch.Tensor]
+    sizes: dict[str, torch.Tensor | None] = field(default_factory=dict)
 
 
 def outputs(problem, implementation, tensors=None):
@@ -115,13 +132,19 @@ def solved(problem, implementation, dtype=None, weights=None):
     return [result.detach() for result in results], gradients, weights
 
 
+def narrowest(problem):
+    """The dtype of the inputs with the fewest digits: stock may compute in it."""
+    return max((tensor.dtype for tensor in problem.tensors.values()), key=lambda dtype: torch.finfo(dtype).eps)
+
+
 def check_forward(problem, implementation, stock):
     """Every result of `implementation` against the oracle, measured by `stock`."""
     exact = problem.exact()
     ours, stocks = outputs(problem, implementation), outputs(problem, stock)
     assert len(ours) == len(stocks) == len(exact)
     for name, result, by_stock, truth in zip(problem.names, ours, stocks, exact, strict=True):
-        assert_parity(result, by_stock, truth, name)
+        assert_parity(result, by_stock, truth, name, narrowest(problem))
+        assert_zero_outside(result, problem.sizes.get("base"), name)
 
 
 def check_gradients(problem, implementation, stock):
@@ -132,8 +155,9 @@ def check_gradients(problem, implementation, stock):
     for name, gradient in ours.items():
         what = f"gradient of {name}"
         assert gradient.dtype == problem.tensors[name].dtype, f"{what}: {gradient.dtype}"
+        assert_zero_outside(gradient, problem.sizes.get(name), what)
         if gradient.dtype != torch.float64:
-            assert_parity(gradient, stocks[name], exact[name], what)
+            assert_parity(gradient, stocks[name], exact[name], what, narrowest(problem))
     wide = [name for name, tensor in problem.tensors.items() if tensor.dtype == torch.float64]
     if wide:
         check_wide_gradients(problem, stock, {name: ours[name] for name in wide}, exact, weights)
@@ -150,3 +174,23 @@ def check_wide_gradients(problem, stock, gradients, exact, weights):
         error = error_of(narrow[name], truth[name])
         allowed = Error(error.largest * shrink, error.relative * shrink, error.magnitude)
         assert_within(gradient, exact[name], allowed, f"gradient of {name}")
+
+
+def check_gradcheck(problem, implementation):
+    """Gradients against finite differences, float64."""
+    assert torch.autograd.gradcheck(*as_function(problem, implementation), fast_mode=True)
+
+
+def check_gradgradcheck(problem, implementation):
+    """Second derivatives against finite differences of the first, float64."""
+    assert torch.autograd.gradgradcheck(*as_function(problem, implementation), fast_mode=True)
+
+
+def as_function(problem, implementation):
+    """(function of the tensors alone, the tensors)."""
+    tensors = {name: tensor.detach().requires_grad_() for name, tensor in problem.tensors.items()}
+
+    def call(*given):
+        return tuple(problem.call(implementation, dict(zip(tensors, given, strict=True))))
+
+    return call, tuple(tensors.values())

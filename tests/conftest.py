@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+import zigzag
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# The suite runs in several processes; that the number of threads changes nothing is test_determinism's to show.
+torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -20,3 +27,22 @@ def poisoned_memory():
     yield
     torch.use_deterministic_algorithms(before[0])
     torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+class Backend:
+    """The operations of `zigzag.ops` on one backend."""
+
+    def __init__(self, name):
+        self.name = name
+        for operation in ("region_stats", "region_codes", "dense_pathway"):
+            setattr(self, operation, functools.partial(getattr(zigzag.ops, operation), backend=name))
+
+
+@pytest.fixture(scope="session", params=zigzag.backends())
+def backend(request):
+    """Every backend that the package knows; skipped, with its reason, where it cannot run here."""
+    return Backend(request.param)
+
+
+settings.register_profile("zigzag", derandomize=True, deadline=None, max_examples=40, database=None)
+settings.load_profile("zigzag")
