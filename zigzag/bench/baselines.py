@@ -1,0 +1,76 @@
+"""What the fused operations are measured against: literal code where stock PyTorch has no such operation, and floors.
+
+A floor is work that nobody can leave out, done by stock PyTorch alone: the fusion convolutions under the neck, or
+moving the bytes that an operation must move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zigzag.cost import Cost
+from zigzag.geometry import membership
+
+MOSTLY_READ = 10
+"""An operation that reads this many times what it writes is measured against a sum, any other against a copy."""
+
+
+def convolved_region_sums(x: Tensor, weights: Sequence[Tensor], grids: Sequence[int]) -> list[Tensor]:
+    """Eq. 5 as it stands: for each K a convolution at full resolution, then its sums over K x K cells.
+
+    Args:
+        x: map (N, C, H, W).
+        weights: for each K (C, C, k, k).
+        grids: K of each branch.
+
+    Returns:
+        For each K (N, C, K, K).
+    """
+    sums = []
+    for cells, weight in zip(grids, weights, strict=True):
+        mapped = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        rows = membership(x.shape[2], cells, 0, x.dtype)
+        columns = membership(x.shape[3], cells, 0, x.dtype)
+        sums.append(torch.einsum("yh,nchw,xw->ncyx", rows, mapped, columns))
+    return sums
+
+
+def moving(cost: Cost, dtype: torch.dtype) -> Callable[[], object]:
+    """A call that moves the bytes of ``cost``, of preallocated buffers: ``copy_``, or ``sum`` if it hardly writes."""
+    itemsize = torch.empty((), dtype=dtype).element_size()
+    if cost.read >= MOSTLY_READ * cost.written:
+        source = torch.ones(cost.bytes // itemsize, dtype=dtype)
+        return source.sum
+    source = torch.ones(cost.bytes // 2 // itemsize, dtype=dtype)
+    target = torch.zeros_like(source)
+    return lambda: target.copy_(source)
+
+
+class Convolutions:
+    """The neck's convolutions alone: the floor under its time.
+
+    Args:
+        layers: input map, weight, bias or None; each a stride-1 convolution that keeps the size.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> None:
+        # A leaf of its own for every input: sharing one would add sums of gradients, which are not the floor's work.
+        self.layers = [(x.detach().requires_grad_(), weight, bias) for x, weight, bias in layers]
+        self.leaves = [leaf for layer in self.layers for leaf in layer if leaf is not None]
+        self.gradients = [torch.ones_like(result) for result in self.forward()]
+
+    def _run(self) -> list[Tensor]:
+        return [F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2) for x, weight, bias in self.layers]
+
+    def forward(self) -> list[Tensor]:
+        """All of them, without autograd."""
+        with torch.no_grad():
+            return self._run()
+
+    def training_step(self) -> Sequence[Tensor]:
+        """All of them forward, then the gradients of inputs, weights and biases."""
+        return torch.autograd.grad(self._run(), self.leaves, self.gradients)

@@ -1,0 +1,72 @@
+"""The roofline's ceilings, measured in the same process as everything else: moving bytes and multiplying matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+
+from zigzag.bench.timing import Samples, interleave, plan, warm_up
+from zigzag.cost import Cost
+
+FOOTPRINTS = tuple(1 << power for power in (20, 22, 24, 26, 28))
+"""Bytes touched, from what fits a core's cache to what fits none: 1 MiB to 256 MiB."""
+
+_MATRIX = 1536
+_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What this machine reaches, in bytes/s by footprint and in flop/s.
+
+    Attributes:
+        copied: read plus written bytes/s of ``copy_``, by bytes touched.
+        summed: read bytes/s of ``sum``, by bytes touched.
+        arithmetic: flop/s of a square matrix product in the maps' dtype.
+    """
+
+    copied: dict[int, float]
+    summed: dict[int, float]
+    arithmetic: float
+
+    def bandwidth(self, footprint: int) -> float:
+        """The better of copy and sum at ``footprint`` bytes, between measured points on a logarithmic scale."""
+        best = [(size, max(self.copied[size], self.summed[size])) for size in sorted(self.copied)]
+        if footprint <= best[0][0]:
+            return best[0][1]
+        for (small, slower), (large, faster) in pairwise(best):
+            if footprint <= large:
+                share = math.log(footprint / small) / math.log(large / small)
+                return slower + (faster - slower) * share
+        return best[-1][1]
+
+    def least_seconds(self, steps: Sequence[Cost]) -> float:
+        """The roofline's least time for steps that follow each other."""
+        return sum(step.seconds(self.bandwidth(step.bytes), self.arithmetic) for step in steps)
+
+
+def measure(dtype: torch.dtype) -> Ceilings:
+    """Measure them for ``dtype``; takes about four seconds."""
+    itemsize = torch.empty((), dtype=dtype).element_size()
+    copied, summed = {}, {}
+    for footprint in FOOTPRINTS:
+        source = torch.ones(footprint // itemsize, dtype=dtype)
+        half = torch.ones(footprint // 2 // itemsize, dtype=dtype)
+        target = torch.zeros_like(half)
+        times = _fastest({"sum": source.sum, "copy": partial(target.copy_, half)})
+        summed[footprint] = footprint / times["sum"].p20
+        copied[footprint] = footprint / times["copy"].p20
+    a, b = torch.randn(2, _MATRIX, _MATRIX, generator=torch.Generator().manual_seed(0)).to(dtype)
+    product = torch.empty_like(a)
+    seconds = _fastest({"product": lambda: torch.mm(a, b, out=product)})["product"].p20
+    return Ceilings(copied, summed, 2 * _MATRIX**3 / seconds)
+
+
+def _fastest(sides: dict[str, Callable[[], object]]) -> dict[str, Samples]:
+    estimates = {name: warm_up(run, _SECONDS / 2) for name, run in sides.items()}
+    return interleave(sides, plan(estimates, _SECONDS * len(sides), least=3))

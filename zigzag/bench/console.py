@@ -1,0 +1,105 @@
+"""What the terminal shows: a progress bar while the benchmark works, tables at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from zigzag.bench.figures import SIDES, Figure
+from zigzag.bench.rows import Row
+from zigzag.bench.workload import OURS
+
+
+class Screen:
+    """The terminal during one run."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=32),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    @contextmanager
+    def working(self, steps: int) -> Iterator[None]:
+        """Show a bar of so many steps inside the block."""
+        self._progress.update(self._task, total=steps)
+        with self._progress:
+            yield
+
+    def tell(self, text: str) -> None:
+        """Name what is going on."""
+        self._progress.update(self._task, description=text)
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._progress.advance(self._task)
+
+    def note(self, text: str, *, warning: bool = False) -> None:
+        """A line that stays."""
+        self.console.print(Text(text, style="yellow" if warning else "dim"))
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        """The table of all rows."""
+        table = Table(header_style="bold", pad_edge=False, box=None)
+        table.add_column("case")
+        table.add_column("side")
+        for name in ("ms", "p20-p80", "/ floor", "zigzag is", "error ratio", "roofline"):
+            table.add_column(name, justify="right")
+        last = None
+        for row in rows:
+            kernel = f" {row.kernel}x{row.kernel}" if row.kernel else ""
+            label = f"{row.case}{kernel}, {'fwd' if row.direction == 'forward' else 'fwd+bwd'}"
+            if last not in (None, label):
+                table.add_section()
+            table.add_row(label if label != last else "", *_cells(row), style="bold" if row.backend == OURS else "")
+            last = label
+        self.console.print(table)
+
+    def figures(self, figures: Sequence[Figure]) -> None:
+        """The table of figures: target beside measured."""
+        sides = [side for side in SIDES if any(side in figure.values for figure in figures)]
+        table = Table(title="Figures", title_justify="left", header_style="bold", pad_edge=False, box=None)
+        table.add_column("what")
+        for name in ("kernel", "target", *sides):
+            table.add_column(name, justify="right")
+        for figure in figures:
+            cells = []
+            for side in sides:
+                value = figure.values.get(side)
+                style = ("bold green" if figure.reached else "bold red") if side == OURS else ""
+                cells.append(Text("-" if value is None else f"{value:.3g}", style=style))
+            kernel = f"{figure.kernel}x{figure.kernel}" if figure.kernel else ""
+            table.add_row(figure.what, kernel, f"<= {figure.target:g}", *cells)
+        self.console.print(table)
+
+
+def _cells(row: Row) -> list[Text]:
+    side = Text(row.backend)
+    if row.status != "ok":
+        return [side, Text(row.status, style="bold red"), Text(row.note, style="red")]
+    speedup = "" if row.speedup is None or row.backend == OURS else f"{row.speedup:.3g}x"
+    texts = [
+        _milliseconds(row.median),
+        f"{_milliseconds(row.p20)}-{_milliseconds(row.p80)}",
+        "" if row.over_floor is None else f"{row.over_floor:.3g}",
+        f"{speedup} (noise)" if row.noise else speedup,
+        "" if row.error_ratio is None else f"{row.error_ratio:.2f}",
+        "" if row.roofline is None else f"{row.roofline:.0%}",
+    ]
+    return [side, *(Text(text) for text in texts)]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.4g}"

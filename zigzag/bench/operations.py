@@ -1,0 +1,242 @@
+"""The cases of the three operations, on the levels of the pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import zigzag
+from zigzag import cost
+from zigzag.bench.accuracy import Results
+from zigzag.bench.baselines import convolved_region_sums, moving
+from zigzag.bench.workload import (
+    COMMUTED,
+    COMPILED,
+    DIRECTIONS,
+    EAGER,
+    OURS,
+    Case,
+    Direction,
+    Formulation,
+    Workload,
+    leaf,
+    noise_like,
+)
+
+Call = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+_BRANCHES = "stages.0.up.0.context.branches"
+_SECONDS: dict[Direction, float] = {"forward": 2.0, "forward+backward": 3.0}
+
+
+def formulation(
+    call: Call, maps: Sequence[Tensor], parameters: Sequence[Tensor] = (), output: str = "output"
+) -> Formulation:
+    """A formulation with seeded gradients for whatever the call returns."""
+    with torch.no_grad():
+        gradients = noise_like(call(maps, parameters))
+    return Formulation(call, maps, parameters, gradients, output)
+
+
+def region_stats(work: Workload, *, level: int, grids: Sequence[int] | None = None) -> Case:
+    """Sums over all regions of one level; the literal equation convolves the whole map first."""
+    grids = work.config.grids if grids is None else grids
+    x = work.bases[level]
+    weights = [work.parameters[f"{_BRANCHES}.{k}.conv.weight"] for k in work.config.grids]
+    literal = formulation(
+        lambda maps, given: convolved_region_sums(maps[0], given, grids),
+        [x],
+        [leaf(weights[i % len(weights)]) for i in range(len(grids))],
+        "convolved sums",
+    )
+    sides = {EAGER: literal} | compiled(work, literal)
+    return _stats_case(f"region_stats.level{level + 1}", work, x, grids, work.kernel // 2, work.kernel, sides)
+
+
+def norm_stats(work: Workload, *, level: int) -> Case:
+    """The statistics of a GroupNorm: the same operation with one cell and no halo."""
+    return _stats_case(f"region_stats.norm.level{level + 1}", work, work.bases[level], (1,), 0, None, {})
+
+
+def _stats_case(
+    name: str,
+    work: Workload,
+    x: Tensor,
+    grids: Sequence[int],
+    halo: int,
+    kernel: int | None,
+    literal: Mapping[str, Formulation],
+) -> Case:
+    def call(operation: Callable[..., tuple[Tensor, Tensor]]) -> Call:
+        return lambda maps, _: operation(maps[0], grids, halo)
+
+    formulations = {
+        OURS: formulation(call(zigzag.ops.region_stats), [x], output="sums"),
+        COMMUTED: formulation(call(zigzag.reference.region_stats), [x], output="sums"),
+        **literal,
+    }
+    stock = {"sums": COMMUTED} | {formulations[side].output: side for side in literal if side == EAGER}
+    n, c, h, w = x.shape
+    forward = cost.region_stats((n, c, h, w), grids, halo, itemsize=work.itemsize)
+    backward = cost.region_stats((n, c, h, w), grids, halo, itemsize=work.itemsize, backward=True)
+    data = x.detach()
+    return Case(
+        name=name,
+        operation="region_stats",
+        kernel=kernel,
+        shape=f"{_sizes([x.shape])}, grids {tuple(grids)}, {cost.taps(halo)} taps",
+        formulations=formulations,
+        stock=stock,
+        exact=exactly(formulations, stock),
+        costs={"forward": [forward], "forward+backward": [forward, backward]},
+        floors={"forward": data.sum, "forward+backward": moving(forward + backward, work.dtype)},
+        seconds=_SECONDS,
+    )
+
+
+def region_codes(work: Workload) -> Case:
+    """The small middle of the context encoder, on the sums of level 1."""
+    grids, (height, width) = work.config.grids, work.sizes[0]
+    with torch.no_grad():
+        sums, _ = zigzag.reference.region_stats(work.bases[0], grids, work.kernel // 2)
+    names = [f"{part}.{kind}" for part in ("conv", "aggregate", "distribute") for kind in ("weight", "bias")]
+    weights = [leaf(work.parameters[f"{_BRANCHES}.{k}.{name}"]) for k in grids for name in names]
+
+    def call(operation: Callable[..., Tensor]) -> Call:
+        def run(maps: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+            branches = [parameters[i : i + len(names)] for i in range(0, len(parameters), len(names))]
+            return [operation(maps[0], branches, grids, height=height, width=width, pool=work.config.pool)]
+
+        return run
+
+    formulations = with_reference(
+        work, call, zigzag.ops.region_codes, zigzag.reference.region_codes, [leaf(sums)], weights
+    )
+    arguments = (work.batch, work.config.out_channels, grids, work.kernel)
+    forward = cost.region_codes(*arguments, itemsize=work.itemsize)
+    backward = cost.region_codes(*arguments, itemsize=work.itemsize, backward=True)
+    return _case(
+        "region_codes", "region_codes", work.kernel, f"{tuple(sums.shape)}", work, formulations, forward, backward
+    )
+
+
+def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: Sequence[int] | None = None) -> Case:
+    """One map of the neck as a later stage writes it: GroupNorm and ReLU on the base, all sources, codes and norms."""
+    config, n, c = work.config, work.batch, work.config.out_channels
+    grids = config.grids if grids is None else grids
+    cells = sum(k * k for k in grids)
+    maps = [work.bases[level], *(work.bases[j] for j in sources)]
+
+    def affine() -> list[Tensor]:
+        return [leaf(work.noise(n, c, scale=0.1).detach() + 1), work.noise(n, c, scale=0.1)]
+
+    parameters = [work.noise(c, scale=0.1), *affine()]
+    for _ in sources:
+        parameters += [work.noise(n, cells, c), *affine()]
+
+    def call(operation: Callable[..., Any]) -> Call:
+        def run(maps: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+            gain, scale, shift, *rest = parameters
+            return [
+                operation(
+                    maps[0],
+                    maps[1:],
+                    rest[0::3],
+                    grids,
+                    base_affine=(scale, shift),
+                    base_relu=True,
+                    source_affine=list(zip(rest[1::3], rest[2::3], strict=True)),
+                    gain=gain,
+                    resize=config.resize,
+                )
+            ]
+
+        return run
+
+    formulations = with_reference(
+        work, call, zigzag.ops.dense_pathway, zigzag.reference.dense_pathway, maps, parameters
+    )
+
+    def counted(*, backward: bool) -> cost.Cost:
+        return cost.dense_pathway(
+            (n, c, *work.sizes[level]),
+            [work.sizes[j] for j in sources],
+            grids=grids,
+            base_affine=True,
+            base_relu=True,
+            source_affine=True,
+            gain=True,
+            resize=config.resize,
+            itemsize=work.itemsize,
+            backward=backward,
+        )
+
+    shape = " <- ".join([_sizes([maps[0].shape]), _sizes([m.shape for m in maps[1:]])])
+    forward, backward = counted(backward=False), counted(backward=True)
+    return _case(
+        f"dense_pathway.level{level + 1}",
+        "dense_pathway",
+        None,
+        f"{shape}, grids {tuple(grids)}",
+        work,
+        formulations,
+        forward,
+        backward,
+    )
+
+
+def with_reference(
+    work: Workload,
+    call: Callable[[Callable[..., Any]], Call],
+    ours: Callable[..., Any],
+    reference: Callable[..., Any],
+    maps: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+) -> dict[str, Formulation]:
+    """Our operation beside the reference, which is literal and commuted at once, and its compiled form."""
+    eager = formulation(call(reference), maps, parameters)
+    return {OURS: formulation(call(ours), maps, parameters), EAGER: eager} | compiled(work, eager)
+
+
+def compiled(work: Workload, eager: Formulation) -> dict[str, Formulation]:
+    """``torch.compile`` of an eager formulation, where the run asks for it."""
+    if not work.compiled:
+        return {}
+    call = torch.compile(eager.call)
+    return {COMPILED: Formulation(call, eager.maps, eager.parameters, eager.gradients, eager.output)}
+
+
+def exactly(formulations: Mapping[str, Formulation], stock: Mapping[str, str]) -> Callable[[Direction], Results]:
+    """The float64 results of stock PyTorch in every group of outputs."""
+
+    def run(direction: Direction) -> Results:
+        results: dict[str, Sequence[Tensor]] = {}
+        for side in stock.values():
+            results |= formulations[side].double().run(direction)
+        return results
+
+    return run
+
+
+def _case(
+    name: str,
+    operation: str,
+    kernel: int | None,
+    shape: str,
+    work: Workload,
+    formulations: Mapping[str, Formulation],
+    forward: cost.Cost,
+    backward: cost.Cost,
+) -> Case:
+    stock = {"output": EAGER}
+    costs: dict[Direction, Sequence[cost.Cost]] = {"forward": [forward], "forward+backward": [forward, backward]}
+    floors = {direction: moving(cost.total(costs[direction]), work.dtype) for direction in DIRECTIONS}
+    return Case(
+        name, operation, kernel, shape, formulations, stock, exactly(formulations, stock), costs, floors, _SECONDS
+    )
+
+
+def _sizes(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join("x".join(str(length) for length in shape) for shape in shapes)

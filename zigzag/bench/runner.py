@@ -1,0 +1,184 @@
+"""Check, then time: the rows of one case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from zigzag.bench.accuracy import GroupError, Results, Verdict, group_errors, judge
+from zigzag.bench.ceilings import Ceilings
+from zigzag.bench.memory import peak_growth, saved_bytes
+from zigzag.bench.rows import Row, Status
+from zigzag.bench.settings import Settings
+from zigzag.bench.timing import Ratio, Samples, interleave, plan, ratio, timed, warm_up
+from zigzag.bench.workload import EAGER, FLOOR, OURS, Case, Direction, Formulation
+from zigzag.cost import total
+
+Tell = Callable[[str], None]
+
+_WARM_UP = 0.4
+"""Seconds for the warm-up of a side. One that takes longer in its check is warm from it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the first run of a side showed.
+
+    Attributes:
+        seconds: that it took.
+        errors: against float64, by group.
+        verdict: filled in once stock PyTorch's errors are known.
+        saved: bytes that autograd saved.
+        peak: growth of the process, in bytes.
+        failure: why there is no result; "" where there is one.
+    """
+
+    seconds: float = 0.0
+    errors: Mapping[str, GroupError] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    saved: int | None = None
+    peak: int | None = None
+    failure: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether the side may be timed."""
+        return self.verdict is not None and self.verdict.right
+
+
+def measure(
+    case: Case, directions: Sequence[Direction], settings: Settings, ceilings: Ceilings, size: int, tell: Tell
+) -> list[Row]:
+    """The rows of every side and direction. A side whose result is wrong gets no time.
+
+    Args:
+        case: what to measure.
+        directions: in which.
+        settings: of the run.
+        ceilings: for the share of the roofline.
+        size: of the photograph's crop, for the rows.
+        tell: says what is going on.
+    """
+    tell(f"{case.name}: float64")
+    exact = case.exact(directions[-1])
+    rows = []
+    for direction in directions:
+        tell(f"{case.name}, {direction}: checking")
+        checks = check(case, direction, exact)
+        tell(f"{case.name}, {direction}: timing")
+        samples = time_sides(case, direction, checks, case.seconds[direction] / (4 if settings.quick else 1))
+        context = _Context(case, direction, samples, ceilings.least_seconds(case.costs[direction]), settings, size)
+        rows += [context.row(side, found) for side, found in {**checks, FLOOR: Check()}.items()]
+    return rows
+
+
+def check(case: Case, direction: Direction, exact: Results) -> dict[str, Check]:
+    """Run every side once and compare what it gives with float64."""
+    found = {}
+    # Eager last: it needs the most memory, and the heap that it leaves behind serves all sides of the timing alike.
+    for side in sorted(case.formulations, key=lambda name: (name == EAGER, name)):
+        found[side] = _first_run(case.formulations[side], direction, exact)
+    stock: dict[str, GroupError] = {}
+    for side in case.stock.values():
+        stock |= found[side].errors
+    return {side: replace(one, verdict=_verdict(one, stock)) for side, one in found.items()}
+
+
+def _first_run(formulation: Formulation, direction: Direction, exact: Results) -> Check:
+    def run() -> tuple[float, Results]:
+        return timed(lambda: formulation.run(direction))
+
+    try:
+        if direction == "forward":
+            seconds, results = run()
+            return Check(seconds, group_errors(results, exact))
+        with saved_bytes(formulation.parameters) as saved:
+            (seconds, results), peak = peak_growth(run)
+        return Check(seconds, group_errors(results, exact), saved=saved.total, peak=peak)
+    except RuntimeError as error:
+        summary = str(error).strip() or type(error).__name__
+        return Check(failure=summary.splitlines()[0])
+
+
+def _verdict(check: Check, stock: Mapping[str, GroupError]) -> Verdict | None:
+    if check.failure or not check.errors.keys() <= stock.keys():
+        return None
+    return judge(check.errors, stock)
+
+
+def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], seconds: float) -> dict[str, Samples]:
+    """Interleaved samples of the floor and of every side whose result is right."""
+    sides: dict[str, Callable[[], object]] = {FLOOR: case.floors[direction]}
+    for side, check in checks.items():
+        if check.right:
+            sides[side] = partial(case.formulations[side].run, direction)
+    estimates = {}
+    for side, run in sides.items():
+        first = checks[side].seconds if side in checks else 0.0
+        estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP)
+    return interleave(sides, plan(estimates, seconds))
+
+
+@dataclass(frozen=True)
+class _Context:
+    case: Case
+    direction: Direction
+    samples: Mapping[str, Samples]
+    least: float
+    settings: Settings
+    size: int
+
+    def row(self, side: str, check: Check) -> Row:
+        """The row of one side."""
+        case, own = self.case, self.samples.get(side)
+        status, note = _status(check) if side != FLOOR else ("ok", "")
+        floor = self._ratio(side, FLOOR)
+        speedup = self._ratio(side, OURS)
+        cost = total(case.costs[self.direction])
+        errors = [error.relative for error in check.errors.values()]
+        return Row(
+            case=case.name,
+            operation=case.operation,
+            backend=side,
+            direction=self.direction,
+            dtype=self.settings.dtype,
+            layout="channels_last",
+            size=self.size,
+            shape=case.shape,
+            kernel=case.kernel,
+            status=status,
+            note=note,
+            runs=own.runs if own else 0,
+            median=own.median if own else None,
+            p20=own.p20 if own else None,
+            p80=own.p80 if own else None,
+            over_floor=floor.median if floor else None,
+            over_floor_p20=floor.p20 if floor else None,
+            over_floor_p80=floor.p80 if floor else None,
+            speedup=speedup.median if speedup else None,
+            noise=speedup.noise if speedup and side != OURS else None,
+            bytes=cost.bytes,
+            flops=cost.flops,
+            roofline=self.least / own.median if own else None,
+            error=max(errors) if errors else None,
+            error_ratio=check.verdict.ratio if check.verdict else None,
+            saved_bytes=check.saved,
+            peak_bytes=check.peak,
+            reproduce=self.settings.command(case.name),
+        )
+
+    def _ratio(self, numerator: str, denominator: str) -> Ratio | None:
+        if numerator not in self.samples or denominator not in self.samples:
+            return None
+        return ratio(self.samples[numerator], self.samples[denominator])
+
+
+def _status(check: Check) -> tuple[Status, str]:
+    if check.failure:
+        return "failed", check.failure
+    if check.verdict is None:
+        return "failed", "stock PyTorch gave no result to compare with"
+    if not check.verdict.right:
+        return "WRONG", f"{check.verdict.worst}: error {check.verdict.ratio:.3g} times stock PyTorch's"
+    return "ok", ""

@@ -1,0 +1,171 @@
+"""The timing core: sides of a comparison interleaved in one loop, medians with their spread, ratios of paired runs.
+
+All sides of a comparison run in the same process and in the same rounds, so that a drift of the machine (another
+tenant, the clock frequency, memory pressure) hits every side alike; the order alternates from round to round, so that
+no side always finds the other's data in the cache. A ratio is the median over the rounds in which both sides ran, and
+it is called noise where its own spread covers 1.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+Run = Callable[[], object]
+Clock = Callable[[], float]
+
+_STABLE = 0.1
+"""Warm-up ends when two runs in a row differ by less than this share."""
+_MOST_WARM_UPS = 20
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of ``values`` lies, interpolated linearly between neighbours."""
+    ordered = sorted(values)
+    position = share * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds of one side by round; a side may have been left out of some rounds."""
+
+    by_round: Mapping[int, float]
+
+    @property
+    def runs(self) -> int:
+        """How often the side was timed."""
+        return len(self.by_round)
+
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.by_round.values())
+
+    @property
+    def p20(self) -> float:
+        """Seconds that a fifth of the runs stay below."""
+        return quantile(list(self.by_round.values()), 0.2)
+
+    @property
+    def p80(self) -> float:
+        """Seconds that a fifth of the runs exceed."""
+        return quantile(list(self.by_round.values()), 0.8)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time of one side over another's, from paired rounds."""
+
+    median: float
+    p20: float
+    p80: float
+    pairs: int
+
+    @property
+    def noise(self) -> bool:
+        """Whether the difference between the two sides lies within the spread."""
+        return self.p20 <= 1.0 <= self.p80
+
+
+def ratio(numerator: Samples, denominator: Samples) -> Ratio:
+    """Paired ratio ``numerator / denominator`` over the rounds in which both ran.
+
+    Raises:
+        ValueError: the two sides share no round.
+    """
+    shared = sorted(numerator.by_round.keys() & denominator.by_round.keys())
+    if not shared:
+        raise ValueError("the two sides share no round, so their ratio would compare different moments")
+    ratios = [numerator.by_round[r] / denominator.by_round[r] for r in shared]
+    return Ratio(statistics.median(ratios), quantile(ratios, 0.2), quantile(ratios, 0.8), len(ratios))
+
+
+def timed(run: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[float, T]:
+    """Seconds that one call took, and what it returned."""
+    start = clock()
+    result = run()
+    return clock() - start, result
+
+
+def warm_up(run: Run, seconds: float, clock: Clock = time.perf_counter) -> float:
+    """Run until two times in a row agree within a tenth, or ``seconds`` are spent; the last time, in seconds."""
+    last, _ = timed(run, clock)
+    spent = last
+    for _ in range(_MOST_WARM_UPS):
+        if spent >= seconds:
+            break
+        now, _ = timed(run, clock)
+        spent += now
+        stable = abs(now - last) <= _STABLE * max(now, last)
+        last = now
+        if stable:
+            break
+    return last
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often to time each side: in every ``strides[name]``-th of ``rounds`` rounds."""
+
+    rounds: int
+    strides: Mapping[str, int]
+
+    def seconds(self, estimates: Mapping[str, float]) -> float:
+        """What the plan takes if every run takes as long as estimated."""
+        return sum(estimates[name] * -(-self.rounds // stride) for name, stride in self.strides.items())
+
+
+def plan(estimates: Mapping[str, float], budget: float, least: int = 2, most: int = 60) -> Plan:
+    """Share ``budget`` seconds between sides that take ``estimates`` seconds a run.
+
+    Every side gets an equal share of the time, within ``least`` and ``most`` runs. A slow side skips rounds; strides
+    are powers of two, so that any two sides meet in every round of the larger stride.
+    """
+    share = budget / len(estimates)
+    wanted = {name: min(most, max(least, int(share / max(seconds, 1e-9)))) for name, seconds in estimates.items()}
+    rounds = max(wanted.values())
+    strides = {}
+    for name, count in wanted.items():
+        strides[name] = 1
+        while -(-rounds // (strides[name] * 2)) >= count:
+            strides[name] *= 2
+    return Plan(rounds, strides)
+
+
+def interleave(
+    sides: Mapping[str, Run], schedule: Plan, clock: Clock = time.perf_counter, tick: Callable[[], None] | None = None
+) -> dict[str, Samples]:
+    """Time all sides in the same rounds, forwards and backwards through the list in turn.
+
+    Args:
+        sides: what to run, by name. A result is dropped after the clock has stopped.
+        schedule: how often.
+        clock: monotonic seconds.
+        tick: called after every round, for a progress bar.
+
+    Returns:
+        The samples of every side.
+    """
+    seconds: dict[str, dict[int, float]] = {name: {} for name in sides}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for number in range(schedule.rounds):
+            order = list(sides) if number % 2 == 0 else list(sides)[::-1]
+            for name in order:
+                if number % schedule.strides[name] == 0:
+                    seconds[name][number], _ = timed(sides[name], clock)
+            if tick is not None:
+                tick()
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Samples(by_round) for name, by_round in seconds.items()}

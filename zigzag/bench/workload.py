@@ -1,0 +1,175 @@
+"""What a case is made of: its formulations, its floor, its cost, its float64 result, and the maps that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+import zigzag
+from zigzag import cost
+from zigzag.bench.accuracy import Results
+from zigzag.bench.settings import SEED
+from zigzag.config import NeckConfig
+
+Direction = Literal["forward", "forward+backward"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
+
+OURS = "zigzag"
+EAGER = "eager"
+COMPILED = "compiled"
+COMMUTED = "commuted"
+FLOOR = "floor"
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """One way to compute a case.
+
+    Attributes:
+        call: from maps and small operands to the outputs.
+        maps: leaves of autograd, the large operands.
+        parameters: leaves of autograd, the small operands.
+        gradients: of the outputs, for the backward pass.
+        output: the group that the outputs are compared in.
+    """
+
+    call: Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
+    maps: Sequence[Tensor]
+    parameters: Sequence[Tensor]
+    gradients: Sequence[Tensor]
+    output: str = "output"
+
+    def run(self, direction: Direction) -> Results:
+        """The outputs and, with a backward pass, the gradients of all operands."""
+        if direction == "forward":
+            with torch.no_grad():
+                return {self.output: self.call(self.maps, self.parameters)}
+        outputs = self.call(self.maps, self.parameters)
+        gradients = torch.autograd.grad(outputs, [*self.maps, *self.parameters], self.gradients)
+        groups = {
+            self.output: [output.detach() for output in outputs],
+            f"{self.output}: gradients of maps": gradients[: len(self.maps)],
+            f"{self.output}: gradients of parameters": gradients[len(self.maps) :],
+        }
+        return {name: tensors for name, tensors in groups.items() if tensors}
+
+    def double(self) -> Formulation:
+        """The same in float64, on the same values."""
+        return Formulation(
+            self.call,
+            [leaf.detach().double().requires_grad_() for leaf in self.maps],
+            [leaf.detach().double().requires_grad_() for leaf in self.parameters],
+            [gradient.double() for gradient in self.gradients],
+            self.output,
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured, ready to run.
+
+    Attributes:
+        name: such as "dense_pathway.level1".
+        operation: the public function or method that it measures.
+        kernel: size of the region kernel; None where there is none.
+        shape: sizes, for the reader.
+        formulations: by side; `OURS` is the default backend.
+        stock: by group of outputs the side whose error is stock PyTorch's.
+        exact: the float64 results for a direction.
+        costs: the steps of the work by direction; their least times add up.
+        floors: the floor's run by direction.
+        seconds: share of the time budget, by direction.
+    """
+
+    name: str
+    operation: str
+    kernel: int | None
+    shape: str
+    formulations: Mapping[str, Formulation]
+    stock: Mapping[str, str]
+    exact: Callable[[Direction], Results]
+    costs: Mapping[Direction, Sequence[cost.Cost]]
+    floors: Mapping[Direction, Callable[[], object]]
+    seconds: Mapping[Direction, float]
+
+
+class Workload:
+    """The maps and the neck that the cases of one region kernel size share.
+
+    Args:
+        features: backbone maps (N, C_i, H_i, W_i), finest first; what is measured is in their dtype and layout.
+        neck: as `build_neck` makes it.
+        compiled: also build the compiled sides.
+    """
+
+    def __init__(self, features: Sequence[Tensor], neck: zigzag.nn.ZigZagNeck, *, compiled: bool = False) -> None:
+        self.features = [feature.detach() for feature in features]
+        self.neck = neck
+        self.config: NeckConfig = neck.config
+        self.compiled = compiled
+        self.dtype = features[0].dtype
+        self._generator = torch.Generator().manual_seed(SEED)
+
+    @property
+    def kernel(self) -> int:
+        """Size of the region kernel."""
+        return self.config.kernel_size
+
+    @property
+    def batch(self) -> int:
+        """N."""
+        return self.features[0].shape[0]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a value of a map."""
+        return self.features[0].element_size()
+
+    @property
+    def sizes(self) -> list[cost.Size]:
+        """Height and width of every level."""
+        return [(feature.shape[2], feature.shape[3]) for feature in self.features]
+
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """The neck's parameters by name."""
+        return dict(self.neck.named_parameters())
+
+    @cached_property
+    def bases(self) -> list[Tensor]:
+        """B^i: the features after the lateral convolutions (N, C, H_i, W_i), leaves of autograd."""
+        padding = self.config.lateral_kernel_size // 2
+        maps = []
+        with torch.no_grad():
+            for i, feature in enumerate(self.features):
+                weight, bias = (self.parameters[f"lateral.{i}.{kind}"] for kind in ("weight", "bias"))
+                maps.append(leaf(torch.conv2d(feature, weight, bias, padding=padding)))
+        return maps
+
+    def noise(self, *shape: int, scale: float = 1.0) -> Tensor:
+        """Seeded normal values in the maps' dtype, a leaf of autograd; 4-D ones in channels_last."""
+        values = (torch.randn(shape, generator=self._generator) * scale).to(self.dtype)
+        return leaf(values.to(memory_format=torch.channels_last) if values.dim() == 4 else values)
+
+
+def build_neck(features: Sequence[Tensor], kernel: int) -> zigzag.nn.ZigZagNeck:
+    """A seeded neck of the preset "stable" for these features, in their dtype, weights in channels_last."""
+    torch.manual_seed(SEED)
+    neck = zigzag.nn.ZigZagNeck([feature.shape[1] for feature in features], kernel_size=kernel)
+    return neck.to(features[0].dtype).to(memory_format=torch.channels_last)
+
+
+def leaf(values: Tensor) -> Tensor:
+    """The same values as a leaf of autograd."""
+    return values.detach().requires_grad_()
+
+
+def noise_like(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Seeded gradients for outputs, in their shapes, dtypes and layouts."""
+    generator = torch.Generator().manual_seed(SEED)
+    return [torch.empty_like(t).copy_(torch.randn(t.shape, generator=generator)) for t in tensors]
