@@ -1,0 +1,133 @@
+"""The maps that a neck is given: what is checked of them, and the sizes of every level."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zigzag.config import NeckConfig
+from zigzag.geometry import level_sizes, overlap
+
+Maps = Sequence[Tensor] | Mapping[Any, Tensor]
+ImageSizes = Tensor | Sequence[Sequence[int]]
+
+
+class Level(NamedTuple):
+    """Sizes at one level.
+
+    Attributes:
+        valid: (N, 2) integers, every image's own height and width in a padded batch, or None.
+        pixels: of an image; an int, or (N, 1) integers with ``valid``.
+        overlap: pixels that two cells of the region grids share, float64, (S, S), or (N, S, S) with ``valid``.
+    """
+
+    valid: Tensor | None
+    pixels: int | Tensor
+    overlap: Tensor
+
+
+def levels_of(maps: Sequence[Tensor], valid: Sequence[Tensor] | None, config: NeckConfig) -> list[Level]:
+    """The sizes of every level, once for all the sweeps over them."""
+    if valid is None:
+        return [Level(None, x.shape[2] * x.shape[3], _overlap_of_map(x, config.grids)) for x in maps]
+    return [
+        Level(own, own.prod(1, keepdim=True), overlap(own[:, 0], own[:, 1], config.grids).double()) for own in valid
+    ]
+
+
+def _overlap_of_map(x: Tensor, grids: tuple[int, ...]) -> Tensor:
+    """`overlap` of the cells of a map, remembered, but not where sizes are symbolic or tensors are not real."""
+    remembered = type(x) is Tensor and not torch.compiler.is_compiling()
+    return (_remembered_overlap if remembered else _overlap)(x.shape[2], x.shape[3], grids, x.device)
+
+
+def _overlap(height: int, width: int, grids: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):  # an inference tensor could not be used in training later
+        return overlap(height, width, grids, device).double()
+
+
+_remembered_overlap = lru_cache(maxsize=64)(_overlap)
+
+
+def check_maps(name: str, maps: Sequence[Tensor], channels: Sequence[int]) -> None:
+    """Raise unless ``maps`` are one (N, channels[i], H_i, W_i) for every level, finest first, of one N and dtype.
+
+    Args:
+        name: what the caller's argument is called, for the message.
+        maps: finest level first.
+        channels: of every level.
+
+    Raises:
+        TypeError: an entry is no floating-point tensor, or the dtypes differ.
+        ValueError: the number of maps, a shape, or the order.
+    """
+    if len(maps) != len(channels):
+        raise ValueError(f"{name} must hold {len(channels)} maps, one for each level, got {len(maps)}")
+    for i, (x, expected) in enumerate(zip(maps, channels, strict=True)):
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{name}[{i}] must be a floating-point tensor, got {got}")
+        if x.dtype != maps[0].dtype:
+            raise TypeError(f"{name} must have one dtype, got {maps[0].dtype} at level 0 and {x.dtype} at level {i}")
+        if x.dim() != 4 or x.shape[1] != expected or x.shape[0] != maps[0].shape[0] or min(x.shape[2:]) < 1:
+            batch = maps[0].shape[0] if maps[0].dim() else "N"
+            wanted = f"({batch}, {expected}, H >= 1, W >= 1)"
+            raise ValueError(f"{name}[{i}] must have shape {wanted}, got {tuple(x.shape)}")
+        finer = maps[max(i - 1, 0)].shape
+        if x.shape[2] > finer[2] or x.shape[3] > finer[3]:
+            raise ValueError(
+                f"{name} must come finest level first, got {finer[2]} x {finer[3]} at level {i - 1} "
+                f"and {x.shape[2]} x {x.shape[3]} at level {i}"
+            )
+
+
+def check_valid(valid: Sequence[Tensor], maps: Sequence[Tensor]) -> None:
+    """Raise unless ``valid`` holds for every level (N, 2) integers between 1 x 1 and the size of the map.
+
+    Raises:
+        TypeError: an entry is no tensor of integers.
+        ValueError: the number of entries, a shape, or a size.
+    """
+    if len(valid) != len(maps):
+        raise ValueError(f"valid must hold {len(maps)} tensors, one for each level, got {len(valid)}")
+    for i, (own, x) in enumerate(zip(valid, maps, strict=True)):
+        _check_sizes(f"valid[{i}]", own, x.shape[0], x.shape[2], x.shape[3])
+
+
+def valid_of(image_sizes: ImageSizes, maps: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
+    """Every image's own height and width at every level, ceil(pixels / stride), from its size in pixels.
+
+    Args:
+        image_sizes: (N, 2) integers, height and width.
+        maps: the padded batch, one map for every level.
+        strides: pixels per step of every level.
+
+    Returns:
+        For every level (N, 2) int64 on the device of the maps.
+
+    Raises:
+        TypeError: ``image_sizes`` are no integers.
+        ValueError: their shape, or an image that does not fit into the padded batch.
+    """
+    sizes = image_sizes if isinstance(image_sizes, Tensor) else torch.as_tensor(image_sizes).reshape(-1, 2)
+    height, width = (min(x.shape[axis] * s for x, s in zip(maps, strides, strict=True)) for axis in (2, 3))
+    _check_sizes("image_sizes", sizes, maps[0].shape[0], height, width)
+    return level_sizes(sizes, strides, maps[0].device)
+
+
+def _check_sizes(name: str, sizes: Tensor, images: int, height: int, width: int) -> None:
+    """Raise unless ``sizes`` are (images, 2) integers from 1 x 1 to height x width; values are not read in a trace."""
+    if not isinstance(sizes, Tensor) or sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool:
+        got = sizes.dtype if isinstance(sizes, Tensor) else type(sizes).__name__
+        raise TypeError(f"{name} must be integers (N, 2), got {got}")
+    if sizes.shape != (images, 2):
+        raise ValueError(f"{name} must have shape ({images}, 2), got {tuple(sizes.shape)}")
+    if torch.compiler.is_compiling():
+        return
+    for image, (h, w) in enumerate(sizes.tolist()):
+        if not (1 <= h <= height and 1 <= w <= width):
+            raise ValueError(
+                f"{name} must be from 1 x 1 to the maps' {height} x {width}, got {h} x {w} for image {image}"
+            )

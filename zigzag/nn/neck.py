@@ -1,0 +1,281 @@
+"""The ZigZag neck, Eqs. 1-4: context runs down the levels and up again, several times, through dense pathways.
+
+Nothing is written but the maps F, the sums F^d + F^u that fusion convolutions read, and what those convolutions give:
+region contexts, norms, resizing and products are evaluated where `zigzag.ops.dense_pathway` writes F (spec section 4).
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields as fields_of
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from zigzag.config import PRESETS, NeckConfig
+from zigzag.nn.levels import ImageSizes, Level, check_maps, check_valid, levels_of, valid_of
+from zigzag.nn.normalization import Affine, folded_group_norm, region_context_moments
+from zigzag.nn.region_context import RegionContext
+from zigzag.ops import dense_pathway, region_stats
+
+Maps = TypeVar("Maps", bound=Sequence[Tensor] | Mapping[Any, Tensor])
+
+
+class Source(NamedTuple):
+    """The region context norm(RCE(F)) of one level, as what `dense_pathway` evaluates it from."""
+
+    features: Tensor
+    codes: Tensor
+    affine: Affine | None
+    valid: Tensor | None
+
+
+class Fusion(nn.Module):
+    """A fusion convolution, relu(norm(conv(F^d + F^u))), but for norm and ReLU: they are applied where it is read.
+
+    Attributes:
+        conv: nn.Conv2d, 3x3; it has a bias where there is no norm.
+        norm: nn.GroupNorm or None.
+    """
+
+    def __init__(self, config: NeckConfig) -> None:
+        super().__init__()
+        channels = config.out_channels
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not config.fusion_norm)
+        self.norm = nn.GroupNorm(config.norm_groups, channels) if config.fusion_norm else None
+
+    def forward(self, merged: Tensor, level: Level) -> tuple[Tensor, Affine | None]:
+        """From F^d + F^u (N, C, H, W): the convolution's result, and the norm folded to scale and shift."""
+        mapped = self.conv(merged)
+        if self.norm is None:
+            return mapped, None
+        sums, power = region_stats(mapped, (1,), 0, valid=level.valid)
+        return mapped, folded_group_norm(sums[:, 0], power, level.pixels, self.norm, sums.dtype)
+
+
+class Step(nn.Module):
+    """One level of one sweep: F = P + gain * the product of the contexts of the levels before it (Eqs. 1, 3).
+
+    Attributes:
+        fusion: makes P; None in the first stage, where P exists already.
+        gain: (C,), or None.
+        context: RegionContext of F; None where no level follows.
+        context_norm: nn.GroupNorm on it, or None.
+    """
+
+    def __init__(self, config: NeckConfig, *, fused: bool, has_sources: bool, is_source: bool) -> None:
+        super().__init__()
+        channels = config.out_channels
+        has_gain = config.gain is not None and has_sources
+        has_norm = config.context_norm and is_source
+        self.config = config
+        self.fusion = Fusion(config) if fused else None
+        self.gain = nn.Parameter(torch.full((channels,), config.gain)) if has_gain else None
+        self.context = RegionContext(channels, config.grids, config.kernel_size, config.pool) if is_source else None
+        self.context_norm = nn.GroupNorm(config.norm_groups, channels) if has_norm else None
+
+    def forward(
+        self, x: Tensor, sources: Sequence[Source], level: Level, residual: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """F, and F + residual.
+
+        Args:
+            x: F^d + F^u where there is a fusion, else P itself, (N, C, H, W).
+            sources: contexts of the levels before this one.
+            level: sizes of this level.
+            residual: (N, C, H, W), or None for nothing.
+
+        Returns:
+            Two maps (N, C, H, W), the same one twice without residual.
+        """
+        if self.fusion is None and not sources and level.valid is None:
+            return x, x if residual is None else x + residual  # F = P
+        base, affine = (x, None) if self.fusion is None else self.fusion(x, level)
+        result = dense_pathway(
+            base,
+            [source.features for source in sources],
+            [source.codes for source in sources],
+            self.config.grids,
+            base_affine=affine,
+            base_relu=self.fusion is not None,
+            source_affine=[source.affine for source in sources],
+            gain=self.gain,
+            combine=self.config.combine,
+            resize=self.config.resize,
+            residual=residual,
+            valid=level.valid,
+            source_valid=None if level.valid is None else [source.valid for source in sources],
+        )
+        return result if isinstance(result, tuple) else (result, result)
+
+    def source(self, x: Tensor, level: Level) -> Source | None:
+        """What the levels after this one need of F (N, C, H, W); None where there are none."""
+        if self.context is None:
+            return None
+        codes, sums, power = self.context.encode(x, level.valid)
+        affine = None
+        if self.context_norm is not None:
+            total, power = region_context_moments(sums, power, codes, level.overlap, self.config.grids[0] ** 2)
+            affine = folded_group_norm(total, power, level.pixels, self.context_norm, sums.dtype)
+        return Source(x, codes, affine, level.valid)
+
+
+class Stage(nn.Module):
+    """A sweep down the levels and one up again.
+
+    Attributes:
+        down: one Step for every level, finest first.
+        up: likewise.
+    """
+
+    def __init__(self, config: NeckConfig, *, fused: bool) -> None:
+        super().__init__()
+        levels, last = range(config.levels), config.levels - 1
+        self.down = nn.ModuleList(Step(config, fused=fused, has_sources=i < last, is_source=i > 0) for i in levels)
+        self.up = nn.ModuleList(Step(config, fused=fused, has_sources=i > 0, is_source=i < last) for i in levels)
+
+
+def sweep(
+    steps: nn.ModuleList,
+    order: Iterable[int],
+    entries: Sequence[Tensor],
+    residuals: Sequence[Tensor | None],
+    levels: Sequence[Level],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """All levels in ``order``, each with the contexts of those before it: for every level F, and F + residual."""
+    features, merged = list(entries), list(entries)
+    sources: list[Source] = []
+    for i in order:
+        step = cast(Step, steps[i])
+        features[i], merged[i] = step(entries[i], sources, levels[i], residuals[i])
+        source = step.source(features[i], levels[i])
+        if source is not None:
+            sources.append(source)
+    return features, merged
+
+
+class ZigZagNeck(nn.Module):
+    """The neck of ZigZagNet: maps of a backbone, finest first, to as many maps of ``out_channels`` and the same sizes.
+
+        F^{i,d} = P^{i,d} + gain * prod_{j>i} R^{j,d},   P^{i,d} = relu(norm(W * (F^{i,d} + F^{i,u})))        (1, 2)
+        F^{j,u} = P^{j,u} + gain * prod_{i<j} R^{i,u},   P^{j,u} likewise                                     (3, 4)
+
+    Args:
+        in_channels: channels of every backbone map, finest level first; at least two.
+        out_channels: C.
+        preset: "stable" or "paper", the values that fields not given have (`zigzag.config.PRESETS`).
+        stages: T, how often context runs down and up.
+        fields: any other field of `zigzag.config.NeckConfig`.
+
+    Attributes:
+        config: the `NeckConfig`.
+        lateral: for every level the nn.Conv2d that brings its map to C channels.
+        stages: the T stages.
+        output: for every level the last fusion.
+
+    Raises:
+        TypeError: an unknown field.
+        ValueError: an unknown preset, fewer than two levels, or a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int = 256,
+        *,
+        preset: str = "stable",
+        stages: int = 3,
+        **fields: Any,
+    ) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
+        known = {field.name for field in fields_of(NeckConfig)} - {"in_channels", "out_channels", "stages"}
+        for name in fields.keys() - known:
+            raise TypeError(f"{name} is not a field of the neck; its fields are {', '.join(sorted(known))}")
+        if len(in_channels) < 2:
+            raise ValueError(f"in_channels must name at least two levels, got {in_channels!r}")
+        config = NeckConfig(tuple(in_channels), out_channels, stages, **{**PRESETS[preset], **fields})
+        size = config.lateral_kernel_size
+        self.config = config
+        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, size, padding=size // 2) for c in config.in_channels)
+        self.stages = nn.ModuleList(Stage(config, fused=t > 0) for t in range(stages))
+        self.output = nn.ModuleList(Fusion(config) for _ in config.in_channels)
+
+    def forward(
+        self, features: Maps, image_sizes: ImageSizes | None = None, valid: Sequence[Tensor] | None = None
+    ) -> Maps:
+        """The maps that the heads read, P^i_{T+1}.
+
+        Args:
+            features: a list, tuple or dict of maps (N, in_channels[i], H_i, W_i), any H, W >= 1, finest level first.
+            image_sizes: for a padded batch, (N, 2) integers: height and width of every image in pixels. At level i
+                that is ceil(pixels / config.strides[i]); every image's result is what it would be alone.
+            valid: in the place of ``image_sizes``, per level (N, 2) integers.
+
+        Returns:
+            Maps (N, out_channels, H_i, W_i), 0 outside the images; a list, tuple or dict (with its keys), as given.
+
+        Raises:
+            TypeError: ``features`` are no such container, or dtypes.
+            ValueError: shapes, the order of the levels, or sizes that do not fit into the maps.
+        """
+        if not isinstance(features, list | tuple | Mapping):
+            raise TypeError(f"features must be a list, tuple or dict of maps, got {type(features).__name__}")
+        maps = list(features.values() if isinstance(features, Mapping) else features)
+        check_maps("features", maps, self.config.in_channels)
+        if image_sizes is not None:
+            if valid is not None:
+                raise ValueError("image_sizes and valid say the same: give one of them, got both")
+            valid = valid_of(image_sizes, maps, self.config.strides)
+        elif valid is not None:
+            check_valid(valid, maps)
+        if valid is not None:  # a convolution must see zeros around every image
+            maps = [cast(Tensor, dense_pathway(x, [], valid=own)) for x, own in zip(maps, valid, strict=True)]
+        bases = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+        return _as_given(features, self._fuse(bases, levels_of(bases, valid, self.config)))
+
+    def fuse(self, bases: Sequence[Tensor], valid: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The stages alone, after the lateral convolutions.
+
+        Args:
+            bases: B^i (N, C, H_i, W_i), finest level first.
+            valid: for a padded batch, per level (N, 2) integers, every image's own height and width.
+
+        Returns:
+            Maps (N, C, H_i, W_i), 0 outside ``valid``.
+
+        Raises:
+            TypeError: dtypes.
+            ValueError: shapes, the order of the levels, or sizes that do not fit into the maps.
+        """
+        bases = list(bases)
+        check_maps("bases", bases, [self.config.out_channels] * self.config.levels)
+        if valid is not None:
+            check_valid(valid, bases)
+        return self._fuse(bases, levels_of(bases, valid, self.config))
+
+    def _fuse(self, bases: list[Tensor], levels: list[Level]) -> list[Tensor]:
+        finest_first = range(self.config.levels)
+        up: Sequence[Tensor | None] = [None] * self.config.levels
+        merged = bases
+        for stage in cast(Iterable[Stage], self.stages):
+            down, merged = sweep(stage.down, reversed(finest_first), merged, up, levels)  # Eqs. 1, 2
+            up, merged = sweep(stage.up, finest_first, merged, down, levels)  # Eqs. 3, 4
+        outputs = []
+        for fusion, x, level in zip(self.output, merged, levels, strict=True):
+            mapped, affine = fusion(x, level)
+            output = dense_pathway(mapped, [], base_affine=affine, base_relu=True, valid=level.valid)
+            outputs.append(cast(Tensor, output))
+        return outputs
+
+
+def _as_given(features: Maps, results: list[Tensor]) -> Maps:
+    """``results`` in a container of the kind of ``features``."""
+    container: Any = results
+    if isinstance(features, Mapping):
+        kind: Any = OrderedDict if isinstance(features, OrderedDict) else dict
+        container = kind(zip(features, results, strict=True))
+    elif isinstance(features, tuple):
+        container = tuple(results)
+    return cast(Maps, container)

@@ -1,0 +1,111 @@
+"""Region Context Encoding, Eqs. 5 and 6: what each region of a map says, added to every pixel of that region."""
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from zigzag.ops import dense_pathway, region_codes, region_stats
+
+
+class Branch(nn.Module):
+    """The weights of one grid of K x K regions.
+
+    Attributes:
+        conv: the convolution whose result is summed over each region, nn.Conv2d(C, C, k).
+        aggregate: the K x K convolution that makes one vector of the regions, nn.Conv2d(C, C, K).
+        distribute: the K x K deconvolution that gives the codes Q_K, nn.ConvTranspose2d(C, C, K).
+    """
+
+    def __init__(self, channels: int, grid: int, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2)
+        self.aggregate = nn.Conv2d(channels, channels, grid)
+        self.distribute = nn.ConvTranspose2d(channels, channels, grid)
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """The weights and biases in the order that `zigzag.ops.region_codes` takes them."""
+        layers = (self.conv, self.aggregate, self.distribute)
+        return tuple(cast(Tensor, value) for layer in layers for value in (layer.weight, layer.bias))
+
+
+class RegionContext(nn.Module):
+    """R(h, w) = F(h, w) + sum_K Q_K(region of (h, w)): the codes Q_K are a function of the sums over K x K regions.
+
+        Q_K = deconvolution_K(relu(convolution_K(sum or mean over regions of conv(F))))              (Eqs. 5, 6)
+
+    The convolution runs on sums over regions, never at full resolution: both are linear, so they commute.
+
+    Args:
+        channels: C.
+        grids: K of every branch.
+        kernel_size: of the convolution before the sum, 3 or 1.
+        pool: what is taken over a region, its "mean" or its "sum".
+
+    Raises:
+        ValueError: an argument has a value that is not allowed.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grids: Sequence[int] = (3, 5, 7),
+        kernel_size: int = 3,
+        pool: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        grids = tuple(grids)
+        if channels < 1:
+            raise ValueError(f"channels must be an integer >= 1, got {channels!r}")
+        if not grids or min(grids) < 1 or len(set(grids)) < len(grids):
+            raise ValueError(f"grids must be one or more different integers >= 1, got {grids!r}")
+        if kernel_size not in (1, 3):
+            raise ValueError(f"kernel_size must be 1 or 3, got {kernel_size!r}")
+        if pool not in ("mean", "sum"):
+            raise ValueError(f"pool must be 'mean' or 'sum', got {pool!r}")
+        self.channels = channels
+        self.grids = grids
+        self.kernel_size = kernel_size
+        self.pool = pool
+        self.branches = nn.ModuleDict({str(grid): Branch(channels, grid, kernel_size) for grid in grids})
+
+    def encode(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The codes and the sums they come from.
+
+        Args:
+            x: F (N, C, H, W).
+            valid: (N, 2) integers, every image's own height and width in a padded batch.
+
+        Returns:
+            codes Q (N, sum K*K, C), and of F the plain sums over every cell (N, sum K*K, C) and the sums of squares
+            (N, C), both float32 (float64 for float64).
+        """
+        halo = self.kernel_size // 2
+        sums, power = region_stats(x, self.grids, halo, valid=valid)
+        parts = [cast(Branch, branch).parts() for branch in self.branches.values()]
+        codes = region_codes(sums, parts, self.grids, height=x.shape[2], width=x.shape[3], pool=self.pool, valid=valid)
+        taps = self.kernel_size**2
+        return codes, sums[:, taps // 2 :: taps], power  # the centre tap shifts nothing
+
+    def codes(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """The codes Q of every grid, (N, sum K*K, C) in the order grid, cell (row-major); arguments as `forward`."""
+        return self.encode(x, valid)[0]
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """R whole, for those who want it: the neck never does.
+
+        Args:
+            x: F (N, C, H, W).
+            valid: (N, 2) integers, every image's own height and width in a padded batch.
+
+        Returns:
+            R (N, C, H, W) in the dtype of ``x``; 0 outside ``valid``.
+        """
+        nothing = torch.zeros_like(x)
+        region = dense_pathway(nothing, [x], [self.codes(x, valid)], self.grids, valid=valid, source_valid=[valid])
+        return cast(Tensor, region)
+
+    def extra_repr(self) -> str:
+        """The arguments, for print."""
+        return f"{self.channels}, grids={self.grids}, kernel_size={self.kernel_size}, pool={self.pool!r}"
