@@ -1,0 +1,148 @@
+// dense_pathway forward and the table of its kernels, for one instruction set. See zigzag/ops/dense_pathway.py for what
+// it computes. Each target row is made from its own sources' rows alone: they are mixed vertically into one row per
+// source, which stays in the first cache, then horizontally in registers, where the product is taken.
+#include "dense_pathway_kernel.h"
+
+#include "dense_pathway_backward.h"
+#include "dense_pathway_rows.h"
+
+namespace zigzag {
+namespace ZIGZAG_ISA {
+namespace {
+
+template <class A>
+struct ForwardScratch {
+  SourceScratch<A> sources[kMaxSources];
+  A *base, *residual, *output, *output_sum;  // one row each
+  A *scale, *shift, *gain;                   // one block each
+};
+
+template <class A>
+ForwardScratch<A> take_forward(Arena<A>& arena, const PathwayArgs& args, int64_t lanes) {
+  ForwardScratch<A> s;
+  const int64_t row = args.width * lanes;
+  for (int64_t j = 0; j < args.source_count; ++j) {
+    s.sources[j] = take_source(arena, args, args.sources[j], lanes, false);
+  }
+  s.base = arena.take(row), s.residual = arena.take(row), s.output = arena.take(row), s.output_sum = arena.take(row);
+  s.scale = arena.take(lanes), s.shift = arena.take(lanes), s.gain = arena.take(lanes);
+  return s;
+}
+
+// gain * combine_j of the resized sources at one vector of one pixel.
+template <class A, bool product>
+inline Vec<A> combine(const ForwardScratch<A>& s, const ColumnTap<A>* taps, int64_t count, int64_t lanes, int offset) {
+  Vec<A> all = load(s.sources[0].scale + offset) * mix_columns<A>(taps[0], lanes, offset) +
+               load(s.sources[0].shift + offset);
+  for (int64_t j = 1; j < count; ++j) {
+    const Vec<A> one = load(s.sources[j].scale + offset) * mix_columns<A>(taps[j], lanes, offset) +
+                       load(s.sources[j].shift + offset);
+    all = product ? all * one : all + one;
+  }
+  return all * load(s.gain + offset);
+}
+
+template <class A, int NV, bool product>
+void forward_row(const PathwayArgs& args, int64_t n, Row<A> base, Row<A> to, const ForwardScratch<A>& s) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  for (int64_t w = 0; w < args.widths[n]; ++w) {
+    ColumnTap<A> taps[kMaxSources];
+    for (int64_t j = 0; j < args.source_count; ++j) {
+      taps[j] = column_tap<A>(args.sources[j].cols[n], w, s.sources[j].mixed, lanes);
+    }
+    for (int v = 0; v < NV; ++v) {
+      const int o = v * kLanes<A>;
+      Vec<A> y = load(s.scale + o) * load(base.data + w * base.step + o) + load(s.shift + o);
+      if (args.relu) y = relu<A>(y);
+      if (args.source_count > 0) y += combine<A, product>(s, taps, args.source_count, lanes, o);
+      store(to.data + w * to.step + o, y);
+    }
+  }
+  zero_pixels(to, args.widths[n], args.width, lanes);
+}
+
+template <class A, int NV>
+void add_residual(const PathwayArgs& args, int64_t h, int64_t width, const Rows<A>& residual, Row<A> output,
+                  const Rows<A>& sum, const ForwardScratch<A>& s) {
+  const Row<A> from = residual.read(h, args.width, s.residual);
+  const Row<A> to = sum.begin(h, s.output_sum);
+  for (int64_t w = 0; w < width; ++w) {
+    for (int v = 0; v < NV; ++v) {
+      const int o = v * kLanes<A>;
+      store(to.data + w * to.step + o, load(output.data + w * output.step + o) + load(from.data + w * from.step + o));
+    }
+  }
+  zero_pixels(to, width, args.width, NV * kLanes<A>);
+  sum.finish(h, args.width, s.output_sum);
+}
+
+template <class A, int NV>
+void forward_block(const PathwayArgs& args, int64_t n, const Block& block, int64_t low, int64_t high,
+                   const ForwardScratch<A>& s) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  prepare_sources<A, NV>(args, n, block, s.sources);
+  fill_channels<A>(args.base_scale, n, args.channels, block, lanes, A(1), s.scale);
+  fill_channels<A>(args.base_shift, n, args.channels, block, lanes, A(0), s.shift);
+  fill_channels<A>(args.gain, 0, args.channels, block, lanes, A(1), s.gain);
+  const Rows<A> base(args.base, block, n, lanes), residual(args.residual, block, n, lanes);
+  const Rows<A> output(args.output, block, n, lanes), output_sum(args.output_sum, block, n, lanes);
+  const auto row = args.product ? forward_row<A, NV, true> : forward_row<A, NV, false>;
+  for (int64_t h = low; h < high; ++h) {
+    const Row<A> to = output.begin(h, s.output);
+    if (h < args.heights[n]) {
+      for (int64_t j = 0; j < args.source_count; ++j) {
+        const Rows<A> map(args.sources[j].map, block, n, lanes);
+        mix_rows<A, NV>(args.sources[j], map, n, h, s.sources[j]);
+      }
+      row(args, n, base.read(h, args.width, s.base), to, s);
+    } else {
+      zero_pixels(to, 0, args.width, lanes);
+    }
+    if (args.residual.data) {
+      add_residual<A, NV>(args, h, h < args.heights[n] ? args.widths[n] : 0, residual, to, output_sum, s);
+    }
+    output.finish(h, args.width, s.output);
+  }
+}
+
+template <class A>
+void run_forward(const PathwayArgs& args, int64_t begin, int64_t end, void* memory) {
+  Arena<A> arena(memory);
+  const ForwardScratch<A> s = take_forward<A>(arena, args, kWide * kLanes<A>);
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t band = task % args.bands, n = task / args.bands / args.block_count;
+    const Block& block = args.blocks[task / args.bands % args.block_count];
+    const auto work = block.wide ? forward_block<A, kWide> : forward_block<A, 1>;
+    work(args, n, block, args.height * band / args.bands, args.height * (band + 1) / args.bands, s);
+  }
+}
+
+void forward(const PathwayArgs& args, int64_t begin, int64_t end, void* scratch) {
+  return args.f64 ? run_forward<double>(args, begin, end, scratch) : run_forward<float>(args, begin, end, scratch);
+}
+
+void backward(const PathwayArgs& args, int64_t begin, int64_t end, void* scratch) {
+  return args.f64 ? run_backward<double>(args, begin, end, scratch) : run_backward<float>(args, begin, end, scratch);
+}
+
+template <class A>
+int64_t count_scratch(const PathwayArgs& args, bool backward) {
+  Arena<A> arena(nullptr);
+  if (backward) {
+    take_backward<A>(arena, args, kWide * kLanes<A>);
+  } else {
+    take_forward<A>(arena, args, kWide * kLanes<A>);
+  }
+  return arena.bytes();
+}
+
+int64_t scratch_bytes(const PathwayArgs& args, bool backward) {
+  return args.f64 ? count_scratch<double>(args, backward) : count_scratch<float>(args, backward);
+}
+
+}  // namespace
+
+extern const PathwayKernels dense_pathway_kernels = {scratch_bytes, forward, backward};
+
+}  // namespace ZIGZAG_ISA
+}  // namespace zigzag

@@ -1,0 +1,210 @@
+// What dense_pathway's forward and backward kernels share: the codes of a source as a table over its atoms, and the
+// vertical half of its resize, which leaves one row of the source per target row.
+#pragma once
+
+#include "dense_pathway_kernel.h"
+#include "rows.h"
+
+namespace zigzag {
+namespace ZIGZAG_ISA {
+
+// Hands out parts of a scratch buffer; with a null base it only counts.
+template <class A>
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(static_cast<A*>(base)) {}
+  A* take(int64_t elements) {
+    A* part = base_ ? base_ + used_ : nullptr;
+    used_ += elements;
+    return part;
+  }
+  int64_t bytes() const { return used_ * static_cast<int64_t>(sizeof(A)); }
+
+ private:
+  A* base_;
+  int64_t used_ = 0;
+};
+
+// The scratch of one source, for one block of channels.
+template <class A>
+struct SourceScratch {
+  A* codes;        // [row atom][column atom]: the sum of all grids' codes
+  A* code_row;     // [column atom]: those of one target row
+  A* mixed;        // [source column]: the source's rows, weighted for one target row, codes added
+  A* strip;        // kPathwayStrip source rows in the accumulation type
+  A* padded;       // a padded copy of the codes
+  A* scale;        // affine of this image
+  A* shift;
+  A* grad_mixed;   // backward: gradient of `mixed`
+  A* grad_codes;   // backward: gradient of `codes`
+  A* grad_scale;
+  A* grad_shift;
+  A* grad_rows;    // backward: source rows still being summed
+};
+
+template <class A>
+SourceScratch<A> take_source(Arena<A>& arena, const PathwayArgs& args, const PathwaySource& source, int64_t lanes,
+                             bool backward) {
+  const int64_t table = source.codes ? args.max_atoms * args.max_atoms * lanes : 0;
+  const int64_t row = source.map.w * lanes;
+  SourceScratch<A> s;
+  s.codes = arena.take(table);
+  s.code_row = arena.take(args.max_atoms * lanes);
+  s.mixed = arena.take(row);
+  s.strip = arena.take(kPathwayStrip * row);
+  s.padded = arena.take(args.cells * lanes);
+  s.scale = arena.take(lanes);
+  s.shift = arena.take(lanes);
+  s.grad_mixed = arena.take(backward ? row : 0);
+  s.grad_codes = arena.take(backward ? table : 0);
+  s.grad_scale = arena.take(backward ? lanes : 0);
+  s.grad_shift = arena.take(backward ? lanes : 0);
+  s.grad_rows = arena.take(backward ? source.max_count * row : 0);
+  return s;
+}
+
+// A block's part of row n of an (N, C) table, or `otherwise` in every channel.
+template <class A>
+void fill_channels(const void* table, int64_t n, int64_t channels, const Block& block, int64_t lanes, A otherwise,
+                   A* to) {
+  for (int64_t i = 0; i < lanes; ++i) to[i] = table ? A(0) : otherwise;
+  if (table) memcpy(to, static_cast<const A*>(table) + n * channels + block.first, block.count * sizeof(A));
+}
+
+template <class A, int NV>
+void tabulate_codes(const PathwayArgs& args, const PathwaySource& source, int64_t n, const Block& block,
+                    const SourceScratch<A>& s) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  const CellAxis& rows = source.cell_rows[n];
+  const CellAxis& cols = source.cell_cols[n];
+  const Row<const A> codes = read_table<A>(static_cast<const A*>(source.codes) + n * args.cells * args.channels,
+                                           args.cells, args.channels, block, lanes, s.padded);
+  for (int64_t r = 0; r < rows.atoms; ++r) {
+    for (int64_t c = 0; c < cols.atoms; ++c) {
+      Vec<A> sum[NV] = {};
+      const A* grid_codes = codes.data;
+      for (int64_t g = 0; g < args.grid_count; ++g) {
+        const int64_t cell = rows.cell[g * rows.atoms + r] * args.grids[g] + cols.cell[g * cols.atoms + c];
+        for (int v = 0; v < NV; ++v) sum[v] += load(grid_codes + cell * codes.step + v * kLanes<A>);
+        grid_codes += args.grids[g] * args.grids[g] * codes.step;
+      }
+      for (int v = 0; v < NV; ++v) store(s.codes + (r * cols.atoms + c) * lanes + v * kLanes<A>, sum[v]);
+    }
+  }
+}
+
+// The weight of the k-th of the rows that target row d reads.
+inline double tap_weight(const ResizeAxis& axis, int64_t d, int64_t k) {
+  return axis.count[d] == 2 && k == 1 ? 1.0 - axis.first[d] : axis.first[d];
+}
+
+// The codes of one target row by column atom: those of its row atom, mixed where its rows lie in several.
+template <class A, int NV>
+const A* mix_codes(const ResizeAxis& rows, const CellAxis& cell_rows, int64_t column_atoms, int64_t d,
+                   const SourceScratch<A>& s) {
+  const int64_t length = column_atoms * NV * kLanes<A>;
+  const int64_t start = rows.start[d], last = start + rows.count[d] - 1;
+  if (cell_rows.atom[start] == cell_rows.atom[last]) return s.codes + cell_rows.atom[start] * length;
+  memset(s.code_row, 0, length * sizeof(A));
+  for (int64_t k = 0; k < rows.count[d]; ++k) {
+    const Vec<A> weight = splat(static_cast<A>(tap_weight(rows, d, k)));
+    const A* codes = s.codes + cell_rows.atom[start + k] * length;
+    for (int64_t i = 0; i < length; i += kLanes<A>) store(s.code_row + i, load(s.code_row + i) + weight * load(codes + i));
+  }
+  return s.code_row;
+}
+
+// mixed[w] (+)= sum over `count` rows of weight * row[w], for the columns low .. high - 1. `start` is added first.
+template <class A, int NV>
+inline void mix_pixels(const Row<A>* taps, const A* weights, int64_t count, int64_t low, int64_t high,
+                       const Vec<A> (&start)[NV], bool onto, A* mixed) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  const int64_t step = taps[0].step;
+  for (int64_t w = low; w < high; ++w) {
+    Vec<A> sum[NV];
+    for (int v = 0; v < NV; ++v) sum[v] = onto ? load(mixed + w * lanes + v * kLanes<A>) : start[v];
+    for (int64_t k = 0; k < count; ++k) {
+      const Vec<A> weight = splat(weights[k]);
+      const A* pixel = taps[k].data + w * step;
+      for (int v = 0; v < NV; ++v) sum[v] += weight * load(pixel + v * kLanes<A>);
+    }
+    for (int v = 0; v < NV; ++v) store(mixed + w * lanes + v * kLanes<A>, sum[v]);
+  }
+}
+
+// The vertical half of the resize of F + codes for target row d, into s.mixed.
+template <class A, int NV>
+void mix_rows(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, const SourceScratch<A>& s) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  const ResizeAxis& rows = source.rows[n];
+  const int64_t width = source.cols[n].source;
+  const A* codes = source.codes ? mix_codes<A, NV>(rows, source.cell_rows[n], source.cell_cols[n].atoms, d, s) : nullptr;
+  for (int64_t first = 0; first < rows.count[d]; first += kPathwayStrip) {
+    const int64_t count = smaller(kPathwayStrip, rows.count[d] - first);
+    Row<A> taps[kPathwayStrip];
+    A weights[kPathwayStrip];
+    for (int64_t k = 0; k < count; ++k) {
+      taps[k] = map.read(rows.start[d] + first + k, width, s.strip + k * width * lanes);
+      weights[k] = static_cast<A>(tap_weight(rows, d, first + k));
+    }
+    Vec<A> start[NV] = {};
+    if (codes == nullptr || first > 0) {
+      mix_pixels<A, NV>(taps, weights, count, 0, width, start, first > 0, s.mixed);
+      continue;
+    }
+    const CellAxis& cols = source.cell_cols[n];
+    for (int64_t c = 0; c < cols.atoms; ++c) {
+      for (int v = 0; v < NV; ++v) start[v] = load(codes + c * lanes + v * kLanes<A>);
+      mix_pixels<A, NV>(taps, weights, count, cols.bounds[c], cols.bounds[c + 1], start, false, s.mixed);
+    }
+  }
+}
+
+// One axis position of the horizontal half: where it reads, and with what weights.
+template <class A>
+struct ColumnTap {
+  const A* pixel;
+  int64_t count;
+  A first;
+};
+
+template <class A>
+inline ColumnTap<A> column_tap(const ResizeAxis& cols, int64_t w, const A* mixed, int64_t lanes) {
+  return {mixed + cols.start[w] * lanes, cols.count[w], static_cast<A>(cols.first[w])};
+}
+
+// The horizontal half for one vector of one target pixel.
+template <class A>
+inline Vec<A> mix_columns(const ColumnTap<A>& tap, int64_t lanes, int offset) {
+  const A* pixel = tap.pixel + offset;
+  if (tap.count == 1) return load(pixel);
+  if (tap.count == 2) return splat(tap.first) * load(pixel) + splat(A(1) - tap.first) * load(pixel + lanes);
+  Vec<A> sum = load(pixel);
+  for (int64_t k = 1; k < tap.count; ++k) sum += load(pixel + k * lanes);
+  return sum * splat(tap.first);
+}
+
+template <class A>
+inline Vec<A> relu(Vec<A> x) {
+  return x < Vec<A>{} ? Vec<A>{} : x;  // a NaN stays one
+}
+
+// Everything one task needs of its sources.
+template <class A, int NV>
+void prepare_sources(const PathwayArgs& args, int64_t n, const Block& block, const SourceScratch<A>* scratch) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  for (int64_t j = 0; j < args.source_count; ++j) {
+    const PathwaySource& source = args.sources[j];
+    fill_channels<A>(source.scale, n, args.channels, block, lanes, A(1), scratch[j].scale);
+    fill_channels<A>(source.shift, n, args.channels, block, lanes, A(0), scratch[j].shift);
+    if (source.codes) tabulate_codes<A, NV>(args, source, n, block, scratch[j]);
+  }
+}
+
+template <class A>
+void zero_pixels(const Row<A>& row, int64_t low, int64_t high, int64_t lanes) {
+  for (int64_t w = low; w < high; ++w) memset(row.data + w * row.step, 0, lanes * sizeof(A));
+}
+
+}  // namespace ZIGZAG_ISA
+}  // namespace zigzag

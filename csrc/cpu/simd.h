@@ -1,0 +1,58 @@
+// Vectors of the instruction set this file is compiled for. Everything lives in that set's namespace, and nothing
+// inline comes from the standard library, so that the linker can never mix code of two sets.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace zigzag {
+namespace ZIGZAG_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class A>
+constexpr int kLanes = kVectorBytes / sizeof(A);
+
+// A wide block is four vectors of channels, enough independent sums to hide the latency of an addition.
+constexpr int kWide = 4;
+
+template <class A>
+struct VectorOf {
+  typedef A type __attribute__((vector_size(kVectorBytes)));
+  typedef A unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(A)), may_alias));
+};
+
+template <class A>
+using Vec = typename VectorOf<A>::type;
+
+template <class A>
+inline Vec<A> load(const A* p) {
+  return *reinterpret_cast<const typename VectorOf<A>::unaligned*>(p);
+}
+
+template <class A>
+inline void store(A* p, Vec<A> v) {
+  *reinterpret_cast<typename VectorOf<A>::unaligned*>(p) = v;
+}
+
+template <class A>
+inline Vec<A> splat(A value) {
+  return value - Vec<A>{};
+}
+
+inline int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+}  // namespace ZIGZAG_ISA
+}  // namespace zigzag

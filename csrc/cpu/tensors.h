@@ -1,0 +1,90 @@
+// From stable-ABI tensors to the kernels' plain views, and the parallel loop over their tasks.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <vector>
+
+#include "map.h"
+
+namespace zigzag {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline Dtype dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double:
+      return Dtype::f64;
+    case ScalarType::Float:
+      return Dtype::f32;
+    case ScalarType::BFloat16:
+      return Dtype::bf16;
+    case ScalarType::Half:
+      return Dtype::f16;
+    default:
+      STD_TORCH_CHECK(false, "zigzag: expected float64, float32, bfloat16 or float16");
+  }
+}
+
+inline ScalarType accumulation_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Map map_of(const Tensor& t) {
+  STD_TORCH_CHECK(t.dim() == 4, "zigzag: expected a (N, C, H, W) map, got ", t.dim(), " dimensions");
+  Map m;
+  m.data = t.mutable_data_ptr();
+  m.dtype = dtype_of(t);
+  m.n = t.size(0), m.c = t.size(1), m.h = t.size(2), m.w = t.size(3);
+  m.sn = t.stride(0), m.sc = t.stride(1), m.sh = t.stride(2), m.sw = t.stride(3);
+  return m;
+}
+
+// A new tensor in `like`'s strides where it is channels_last, contiguous otherwise.
+inline Tensor map_like(const Tensor& like) { return torch::stable::empty_like(like); }
+
+inline Tensor table_like(const Tensor& like, std::vector<int64_t> sizes) {
+  return torch::stable::new_empty(like, sizes, accumulation_type(like));
+}
+
+// (height, width) of every image: its own where `valid` (N, 2) is given, the map's otherwise.
+struct Extent {
+  int64_t height, width;
+  bool operator==(const Extent& other) const { return height == other.height && width == other.width; }
+};
+
+inline std::vector<Extent> extents(const Map& map, const std::optional<Tensor>& valid) {
+  std::vector<Extent> sizes(map.n, Extent{map.h, map.w});
+  if (!valid.has_value()) return sizes;
+  const auto* data = static_cast<const int64_t*>(valid->const_data_ptr());
+  for (int64_t n = 0; n < map.n; ++n) sizes[n] = {data[2 * n], data[2 * n + 1]};
+  return sizes;
+}
+
+struct FreeAligned {
+  void operator()(void* p) const { std::free(p); }
+};
+
+// Calls `work(begin, end, scratch)` on torch's own threads; one scratch of `bytes` per call, aligned to a cache line.
+template <class Work>
+void parallel_tasks(int64_t tasks, int64_t bytes, const Work& work) {
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<void, FreeAligned> scratch(std::aligned_alloc(64, (bytes + 127) / 64 * 64));
+    if (!scratch) std::abort();
+    work(begin, end, scratch.get());
+  });
+}
+
+// Channels cut into wide blocks, and narrow ones for the rest; narrow ones only where wide ones would leave threads
+// idle. A channel's arithmetic is the same in either, so results do not depend on the choice.
+std::vector<Block> channel_blocks(int64_t channels, int64_t images, bool f64);
+
+}  // namespace zigzag

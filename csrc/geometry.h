@@ -1,0 +1,50 @@
+// Integer geometry of regions and resizing: the only copy in C++ (zigzag/geometry.py is Python's).
+#pragma once
+
+#include <cstdint>
+
+namespace zigzag {
+
+// First row of cell y when `size` rows are split into `cells` cells: row h lies in cell floor(h * cells / size).
+inline int64_t cell_start(int64_t y, int64_t size, int64_t cells) {
+  return (y * size + cells - 1) / cells;
+}
+
+inline int64_t cell_of(int64_t h, int64_t size, int64_t cells) {
+  return h * cells / size;
+}
+
+inline int64_t clamp_to(int64_t value, int64_t low, int64_t high) {
+  return value < low ? low : (value > high ? high : value);
+}
+
+// The source rows that target row d reads: `count` rows from `start`. Weights are `uniform`, or `first` and 1 - `first`.
+struct ResizeTap {
+  int64_t start;
+  int64_t count;
+  double first;
+};
+
+enum class Resize : int { linear = 0, nearest = 1 };
+
+// Half-pixel bilinear up, area mean down (bins floor(d*s/D) .. ceil((d+1)*s/D)), or the nearest row floor(d*s/D).
+inline ResizeTap resize_tap(int64_t d, int64_t source, int64_t target, Resize resize) {
+  if (resize == Resize::nearest || source == target) {
+    return {d * source / target, 1, 1.0};
+  }
+  if (source > target) {
+    const int64_t start = d * source / target;
+    const int64_t count = ((d + 1) * source + target - 1) / target - start;
+    return {start, count, 1.0 / static_cast<double>(count)};
+  }
+  // (d + 1/2) * s/D - 1/2 as a fraction over 2D, so that the row is chosen by integers.
+  const int64_t over = 2 * target;
+  const int64_t position = clamp_to((2 * d + 1) * source - target, 0, (source - 1) * over);
+  const int64_t remainder = position % over;
+  if (remainder == 0) {
+    return {position / over, 1, 1.0};
+  }
+  return {position / over, 2, 1.0 - static_cast<double>(remainder) / static_cast<double>(over)};
+}
+
+}  // namespace zigzag
