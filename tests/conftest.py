@@ -38,10 +38,24 @@ class Backend:
             setattr(self, operation, functools.partial(getattr(zigzag.ops, operation), backend=name))
 
 
-@pytest.fixture(scope="session", params=zigzag.backends())
+def able(name):
+    """The backend, or a skip with the reason why it cannot run here."""
+    reason = zigzag.backends()[name].reason
+    if reason is not None:
+        pytest.skip(reason)
+    return Backend(name)
+
+
+@pytest.fixture(scope="session", params=sorted(zigzag.backends()))
 def backend(request):
-    """Every backend that the package knows; skipped, with its reason, where it cannot run here."""
-    return Backend(request.param)
+    """Every backend that the package knows."""
+    return able(request.param)
+
+
+@pytest.fixture(scope="session", params=sorted(set(zigzag.backends()) - {"reference"}))
+def compiled(request):
+    """Every backend with kernels of its own."""
+    return able(request.param)
 
 
 settings.register_profile("zigzag", derandomize=True, deadline=None, max_examples=40, database=None)

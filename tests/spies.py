@@ -1,0 +1,22 @@
+"""Which compiled operations run, seen where torch dispatches them."""
+
+from __future__ import annotations
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Spy(TorchDispatchMode):
+    """Records every call of a `zigzag::` operation inside a `with` block, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operation, _types, arguments=(), options=None):
+        if operation.namespace == "zigzag":
+            self.calls.append((operation, arguments, options or {}))
+        return operation(*arguments, **(options or {}))
+
+    @property
+    def names(self):
+        return {operation.name() for operation, _, _ in self.calls}

@@ -1,0 +1,79 @@
+"""Bit for bit the same from run to run and with any number of threads; second derivatives right, or an error."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import FULL, CodesCase, PathwayCase, StatsCase
+from checks import assert_same_bits, check_gradgradcheck, solved
+from torch.autograd.gradcheck import GradcheckError
+
+BOTH = (True, True)
+# Wide and narrow, one image and several, more tasks than threads and fewer.
+CASES = [
+    StatsCase((1, 64, 119, 60)),
+    StatsCase((1, 256, 3, 2)),
+    StatsCase((5, 3, 40, 7), torch.bfloat16),
+    StatsCase((2, 20, 31, 33), torch.float64, "contiguous", padded=True),
+    CodesCase((1, 64, 15, 15)),
+    CodesCase((3, 20, 9, 8), padded=True, pool="mean"),
+    PathwayCase((1, 64, 119, 60), ((60, 30), (30, 15)), codes=BOTH, affines=BOTH, **FULL),
+    PathwayCase((1, 256, 2, 2), ((3, 2), (4, 4)), codes=BOTH, affines=BOTH, **FULL),
+    PathwayCase((5, 3, 40, 7), ((20, 4), (80, 14)), torch.bfloat16, codes=BOTH, affines=BOTH, **FULL),
+    PathwayCase(
+        (2, 20, 31, 33), ((15, 16), (8, 8)), layout="contiguous", codes=BOTH, **FULL, padded=True, source_padded=BOTH
+    ),
+]
+EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}-{case}")
+SECOND = [
+    StatsCase((2, 2, 3, 2), torch.float64, grids=(1, 2)),
+    CodesCase((2, 2, 3, 2), torch.float64, torch.float64, grids=(1, 2)),
+    PathwayCase((2, 2, 2, 3), ((1, 2), (3, 4)), torch.float64, grids=(2,), codes=BOTH, affines=BOTH, **FULL),
+]
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; restores it."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def bits(case, backend):
+    """Results and gradients, in order."""
+    results, gradients, _ = solved(case.problem(), getattr(backend, case.operation))
+    return [*results, *gradients.values()]
+
+
+@EACH
+def test_two_runs_agree(case, backend, threads):
+    threads(2)
+    assert_same_bits(bits(case, backend), bits(case, backend), "second run")
+
+
+@EACH
+def test_threads_change_nothing(case, compiled, threads):
+    """Not of the reference: libraries that it rests on may cut a long sum by the number of threads."""
+    counts = (1, 2, 3, 5)
+    found = []
+    for count in counts:
+        threads(count)
+        found.append(bits(case, compiled))
+    for count, other in zip(counts[1:], found[1:], strict=True):
+        assert_same_bits(found[0], other, f"{count} threads")
+
+
+@pytest.mark.parametrize("case", SECOND, ids=lambda case: case.operation)
+def test_second_derivative_is_right_or_an_error(case, backend):
+    try:
+        check_gradgradcheck(case.problem(), getattr(backend, case.operation))
+    except GradcheckError:
+        raise
+    except RuntimeError as error:
+        message = str(error)
+    else:
+        return
+    assert backend.name != "reference"
+    assert case.operation in message
+    assert "second derivative" in message
