@@ -47,7 +47,7 @@ def load(name: str = "_C") -> Library:
             return Library(path, f"{OVERRIDE} names {override!r}, and there is no such file")
         return Library(path, f"zigzag/{name}.so was not built: run `make build`, or reinstall with a C++ compiler")
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:
         summary = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return Library(path, f"{path.name} does not load into torch {torch.__version__}: {summary}")
