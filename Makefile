@@ -54,12 +54,12 @@ $(python):
 
 $(stamps)/packages: constraints.txt | $(python)
 	@echo "==> Installing the pinned packages into $(VENV) (torch is large: minutes, the first time)"
-	@$(python) -m pip install --quiet --requirement constraints.txt
+	@$(python) -m pip install -qq --requirement constraints.txt
 	@mkdir -p $(stamps) && touch $@
 
 $(stamps)/package: pyproject.toml $(stamps)/packages
 	@echo "==> Linking zigzag into $(VENV)"
-	@ZIGZAG_NO_BUILD=1 $(python) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@ZIGZAG_NO_BUILD=1 $(python) -m pip install -qq --no-build-isolation --no-deps --editable .
 	@touch $@
 
 build: $(library)
@@ -107,13 +107,13 @@ sanitize: build build/sanitize/_C.so
 # setuptools packs whatever an earlier build left under build/lib*, so that goes first.
 wheel: $(stamps)/package
 	@rm -rf build/lib* build/bdist* dist/*.whl
-	@$(python) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	@$(python) -m pip wheel -qq --no-build-isolation --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
 # -P keeps this folder, and so the source tree, off the path.
 test-wheel: wheel
 	@rm -rf build/wheel
-	@$(python) -m pip install --quiet --no-deps --target build/wheel dist/*.whl
+	@$(python) -m pip install -qq --no-deps --target build/wheel dist/*.whl
 	@echo "==> Running the tests on the wheel with $(WITH)"
 	@PYTHONPATH=$(abspath build/wheel) $(WITH) -P -c 'import torch, zigzag; print(zigzag.__file__, "torch", torch.__version__)'
 	@PYTHONPATH=$(abspath build/wheel) $(WITH) -P -m pytest $(TEST_ARGS)
