@@ -4,7 +4,7 @@
 #   make build      the compiled part alone, only what changed
 #   make lint       ruff and clang-format;   make format applies what they ask for
 #   make types      mypy --strict
-#   make sanitize   the parity tests on a build with address and undefined-behaviour sanitizers (g++)
+#   make sanitize   the tests of the cpu backend on a build with address and undefined-behaviour sanitizers (g++)
 #   make wheel      dist/*.whl;   make sdist: dist/*.tar.gz
 #   make test-wheel the tests on the wheel, by the Python that WITH names (its torch, pytest and hypothesis)
 #   make clean      forget builds and caches;   make distclean: .venv too
@@ -15,7 +15,7 @@ CXX ?= c++
 VENV ?= .venv
 TEST_ARGS ?=
 BENCH_ARGS ?=
-SANITIZE_TESTS ?= tests
+SANITIZE_TESTS ?= -k cpu
 WITH ?= $(python)
 
 python := $(VENV)/bin/python
@@ -34,7 +34,7 @@ help:
 
 test: build
 	@echo "==> Running the tests"
-	@$(python) -m pytest $(TEST_ARGS)
+	@$(python) -m pytest -n auto $(TEST_ARGS)
 
 bench: build
 	@echo "==> Running the benchmark"
@@ -98,10 +98,10 @@ build/sanitize/_C.so: $(native_sources) $(stamps)/package
 	@touch $@
 
 sanitize: build build/sanitize/_C.so
-	@echo "==> Running the parity tests under the address and undefined-behaviour sanitizers"
+	@echo "==> Running the tests of the cpu backend under the address and undefined-behaviour sanitizers"
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ZIGZAG_LIBRARY=$(abspath build/sanitize/_C.so) \
-	  $(python) -m pytest --capture=sys $(SANITIZE_TESTS)
+	  $(python) -m pytest -n auto --capture=sys $(SANITIZE_TESTS)
 
 # ---- packages --------------------------------------------------------------------------------------------------------
 # setuptools packs whatever an earlier build left under build/lib*, so that goes first.
