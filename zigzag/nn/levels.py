@@ -38,26 +38,27 @@ def levels_of(maps: Sequence[Tensor], valid: Sequence[Tensor] | None, config: Ne
 
 
 def _overlap_of_map(x: Tensor, grids: tuple[int, ...]) -> Tensor:
-    """`overlap` of the cells of a map, remembered, but not where sizes are symbolic or tensors are not real."""
-    remembered = type(x) is Tensor and not torch.compiler.is_compiling()
-    return (_remembered_overlap if remembered else _overlap)(x.shape[2], x.shape[3], grids, x.device)
+    """`overlap` of the cells of a map, float64; remembered, but not where sizes are symbolic or tensors not real."""
+    height, width = x.shape[2:]
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return overlap(height, width, grids, x.device).double()
+    return _remembered_overlap(height, width, grids, x.device)
 
 
-def _overlap(height: int, width: int, grids: tuple[int, ...], device: torch.device) -> Tensor:
+@lru_cache(maxsize=64)
+def _remembered_overlap(height: int, width: int, grids: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):  # an inference tensor could not be used in training later
         return overlap(height, width, grids, device).double()
 
 
-_remembered_overlap = lru_cache(maxsize=64)(_overlap)
-
-
-def check_maps(name: str, maps: Sequence[Tensor], channels: Sequence[int]) -> None:
+def check_maps(name: str, maps: Sequence[Tensor], channels: Sequence[int], weight: Tensor) -> None:
     """Raise unless ``maps`` are one (N, channels[i], H_i, W_i) for every level, finest first, of one N and dtype.
 
     Args:
         name: what the caller's argument is called, for the message.
         maps: finest level first.
         channels: of every level.
+        weight: a parameter, whose dtype the maps must have (under autocast they need not).
 
     Raises:
         TypeError: an entry is no floating-point tensor, or the dtypes differ.
@@ -69,8 +70,8 @@ def check_maps(name: str, maps: Sequence[Tensor], channels: Sequence[int]) -> No
         if not isinstance(x, Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"{name}[{i}] must be a floating-point tensor, got {got}")
-        if x.dtype != maps[0].dtype:
-            raise TypeError(f"{name} must have one dtype, got {maps[0].dtype} at level 0 and {x.dtype} at level {i}")
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"{name}[{i}] must be {weight.dtype}, as the neck's parameters are, got {x.dtype}")
         if x.dim() != 4 or x.shape[1] != expected or x.shape[0] != maps[0].shape[0] or min(x.shape[2:]) < 1:
             batch = maps[0].shape[0] if maps[0].dim() else "N"
             wanted = f"({batch}, {expected}, H >= 1, W >= 1)"
@@ -87,9 +88,11 @@ def check_valid(valid: Sequence[Tensor], maps: Sequence[Tensor]) -> None:
     """Raise unless ``valid`` holds for every level (N, 2) integers between 1 x 1 and the size of the map.
 
     Raises:
-        TypeError: an entry is no tensor of integers.
+        TypeError: no list, or an entry is no tensor of integers.
         ValueError: the number of entries, a shape, or a size.
     """
+    if not isinstance(valid, list | tuple):
+        raise TypeError(f"valid must be a list of tensors, one for each level, got {type(valid).__name__}")
     if len(valid) != len(maps):
         raise ValueError(f"valid must hold {len(maps)} tensors, one for each level, got {len(valid)}")
     for i, (own, x) in enumerate(zip(valid, maps, strict=True)):
@@ -111,7 +114,12 @@ def valid_of(image_sizes: ImageSizes, maps: Sequence[Tensor], strides: Sequence[
         TypeError: ``image_sizes`` are no integers.
         ValueError: their shape, or an image that does not fit into the padded batch.
     """
-    sizes = image_sizes if isinstance(image_sizes, Tensor) else torch.as_tensor(image_sizes).reshape(-1, 2)
+    if isinstance(image_sizes, Tensor):
+        sizes = image_sizes
+    elif isinstance(image_sizes, list | tuple) and all(len(pair) == 2 for pair in image_sizes):
+        sizes = torch.as_tensor(image_sizes).reshape(-1, 2)
+    else:
+        raise TypeError(f"image_sizes must be a tensor (N, 2) or a list of pairs of integers, got {image_sizes!r}")
     height, width = (min(x.shape[axis] * s for x, s in zip(maps, strides, strict=True)) for axis in (2, 3))
     _check_sizes("image_sizes", sizes, maps[0].shape[0], height, width)
     return level_sizes(sizes, strides, maps[0].device)

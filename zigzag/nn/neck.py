@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from zigzag.config import PRESETS, NeckConfig
 from zigzag.nn.levels import ImageSizes, Level, check_maps, check_valid, levels_of, valid_of
-from zigzag.nn.normalization import Affine, folded_group_norm, region_context_moments
+from zigzag.nn.normalization import Affine, folded_group_norm, region_context_moments, statistics, wide
 from zigzag.nn.region_context import RegionContext
-from zigzag.ops import dense_pathway, region_stats
+from zigzag.ops import dense_pathway
 
 Maps = TypeVar("Maps", bound=Sequence[Tensor] | Mapping[Any, Tensor])
 
@@ -49,8 +49,8 @@ class Fusion(nn.Module):
         mapped = self.conv(merged)
         if self.norm is None:
             return mapped, None
-        sums, power = region_stats(mapped, (1,), 0, valid=level.valid)
-        return mapped, folded_group_norm(sums[:, 0], power, level.pixels, self.norm, sums.dtype)
+        sums, power = statistics(mapped, (1,), 0, level.valid)
+        return mapped, folded_group_norm(sums[:, 0], power, level.pixels, self.norm, wide(mapped.dtype))
 
 
 class Step(nn.Module):
@@ -66,11 +66,11 @@ class Step(nn.Module):
     def __init__(self, config: NeckConfig, *, fused: bool, has_sources: bool, is_source: bool) -> None:
         super().__init__()
         channels = config.out_channels
-        has_gain = config.gain is not None and has_sources
+        gain = config.gain if has_sources else None
         has_norm = config.context_norm and is_source
         self.config = config
         self.fusion = Fusion(config) if fused else None
-        self.gain = nn.Parameter(torch.full((channels,), config.gain)) if has_gain else None
+        self.gain = None if gain is None else nn.Parameter(torch.full((channels,), gain))
         self.context = RegionContext(channels, config.grids, config.kernel_size, config.pool) if is_source else None
         self.context_norm = nn.GroupNorm(config.norm_groups, channels) if has_norm else None
 
@@ -116,7 +116,7 @@ class Step(nn.Module):
         affine = None
         if self.context_norm is not None:
             total, power = region_context_moments(sums, power, codes, level.overlap, self.config.grids[0] ** 2)
-            affine = folded_group_norm(total, power, level.pixels, self.context_norm, sums.dtype)
+            affine = folded_group_norm(total, power, level.pixels, self.context_norm, wide(x.dtype))
         return Source(x, codes, affine, level.valid)
 
 
@@ -174,7 +174,7 @@ class ZigZagNeck(nn.Module):
         output: for every level the last fusion.
 
     Raises:
-        TypeError: an unknown field.
+        TypeError: an unknown field, or ``in_channels`` are no integers.
         ValueError: an unknown preset, fewer than two levels, or a value that is not allowed.
     """
 
@@ -193,6 +193,8 @@ class ZigZagNeck(nn.Module):
         known = {field.name for field in fields_of(NeckConfig)} - {"in_channels", "out_channels", "stages"}
         for name in fields.keys() - known:
             raise TypeError(f"{name} is not a field of the neck; its fields are {', '.join(sorted(known))}")
+        if not isinstance(in_channels, Sequence) or not all(isinstance(c, int) for c in in_channels):
+            raise TypeError(f"in_channels must be a list of integers, got {in_channels!r}")
         if len(in_channels) < 2:
             raise ValueError(f"in_channels must name at least two levels, got {in_channels!r}")
         config = NeckConfig(tuple(in_channels), out_channels, stages, **{**PRESETS[preset], **fields})
@@ -223,7 +225,7 @@ class ZigZagNeck(nn.Module):
         if not isinstance(features, list | tuple | Mapping):
             raise TypeError(f"features must be a list, tuple or dict of maps, got {type(features).__name__}")
         maps = list(features.values() if isinstance(features, Mapping) else features)
-        check_maps("features", maps, self.config.in_channels)
+        check_maps("features", maps, self.config.in_channels, self._weight)
         if image_sizes is not None:
             if valid is not None:
                 raise ValueError("image_sizes and valid say the same: give one of them, got both")
@@ -249,13 +251,18 @@ class ZigZagNeck(nn.Module):
             TypeError: dtypes.
             ValueError: shapes, the order of the levels, or sizes that do not fit into the maps.
         """
-        bases = list(bases)
-        check_maps("bases", bases, [self.config.out_channels] * self.config.levels)
+        if not isinstance(bases, list | tuple):
+            raise TypeError(f"bases must be a list of maps, got {type(bases).__name__}")
+        check_maps("bases", bases, [self.config.out_channels] * self.config.levels, self._weight)
         if valid is not None:
             check_valid(valid, bases)
         return self._fuse(bases, levels_of(bases, valid, self.config))
 
-    def _fuse(self, bases: list[Tensor], levels: list[Level]) -> list[Tensor]:
+    @property
+    def _weight(self) -> Tensor:
+        return cast(nn.Conv2d, self.lateral[0]).weight
+
+    def _fuse(self, bases: Sequence[Tensor], levels: Sequence[Level]) -> list[Tensor]:
         finest_first = range(self.config.levels)
         up: Sequence[Tensor | None] = [None] * self.config.levels
         merged = bases

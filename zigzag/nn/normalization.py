@@ -4,10 +4,28 @@ All of it is small and in float64: a variance is the difference of two sums, whi
 where the mean is large beside the deviation (and float32 products may be rounded by autocast or TF32).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from zigzag.ops import region_stats
+
 Affine = tuple[Tensor, Tensor]
+
+FEW_PIXELS = 64
+"""Maps of at most so many pixels are summed in float64: the few values of a group are often close to each other."""
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of small tensors beside maps of ``dtype``: float64 for float64, else float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def statistics(x: Tensor, grids: Sequence[int], halo: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`zigzag.ops.region_stats` of x (N, C, H, W), float64 for maps of few pixels: (sums, power)."""
+    few = x.shape[2] * x.shape[3] <= FEW_PIXELS
+    return region_stats(x.double() if few else x, grids, halo, valid=valid)
 
 
 def folded_group_norm(

@@ -6,7 +6,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from zigzag.ops import dense_pathway, region_codes, region_stats
+from zigzag.nn.normalization import statistics, wide
+from zigzag.ops import dense_pathway, region_codes
 
 
 class Branch(nn.Module):
@@ -79,12 +80,16 @@ class RegionContext(nn.Module):
 
         Returns:
             codes Q (N, sum K*K, C), and of F the plain sums over every cell (N, sum K*K, C) and the sums of squares
-            (N, C), both float32 (float64 for float64).
+            (N, C), both float32 or float64.
         """
-        halo = self.kernel_size // 2
-        sums, power = region_stats(x, self.grids, halo, valid=valid)
+        if x.shape[1:2] != (self.channels,):
+            raise ValueError(f"x must have shape (N, {self.channels}, H, W), got {tuple(x.shape)}")
+        sums, power = statistics(x, self.grids, self.kernel_size // 2, valid)
         parts = [cast(Branch, branch).parts() for branch in self.branches.values()]
-        codes = region_codes(sums, parts, self.grids, height=x.shape[2], width=x.shape[3], pool=self.pool, valid=valid)
+        height, width = x.shape[2:]
+        codes = region_codes(
+            sums.to(wide(x.dtype)), parts, self.grids, height=height, width=width, pool=self.pool, valid=valid
+        )
         taps = self.kernel_size**2
         return codes, sums[:, taps // 2 :: taps], power  # the centre tap shifts nothing
 
