@@ -75,6 +75,14 @@ def check_grids(grids: Sequence[int]) -> list[int]:
     return list(grids)
 
 
+def check_size(name: str, value: Any) -> None:
+    """An integer >= 1."""
+    if not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1, got {value}")
+
+
 def check_option(name: str, value: Any, options: tuple[str, ...]) -> None:
     """One of the options."""
     if value not in options:

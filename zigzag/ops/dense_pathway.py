@@ -8,9 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zigzag import reference
+from zigzag import cost, reference
 from zigzag.backends import select
+from zigzag.ops import flops
 from zigzag.ops.arguments import (
+    accumulation_dtype,
     autocast,
     check_grids,
     check_map,
@@ -18,8 +20,12 @@ from zigzag.ops.arguments import (
     check_per_source,
     check_small,
     check_valid,
+    dense,
+    sizes,
+    small,
     without_autocast,
 )
+from zigzag.ops.registration import Arguments, Operation
 
 Affine = tuple[Tensor, Tensor]
 
@@ -80,7 +86,27 @@ def dense_pathway(
     source_affine = check_per_source("source_affine", source_affine, len(sources))
     source_valid = check_per_source("source_valid", source_valid, len(sources))
     _check(base, sources, codes, cells, base_affine, source_affine, gain, valid, source_valid)
-    select(backend, base.device.type)
+    if select(backend, base.device.type) != "reference":
+        dtype = accumulation_dtype(base.dtype)
+        base_scale, base_shift = base_affine or (None, None)
+        results = _operation(
+            dense(base),
+            [dense(source) for source in sources],
+            [small(own, dtype) for own in codes],
+            small(base_scale, dtype),
+            small(base_shift, dtype),
+            [None if own is None else small(own[0], dtype) for own in source_affine],
+            [None if own is None else small(own[1], dtype) for own in source_affine],
+            small(gain, dtype),
+            None if residual is None else dense(residual),
+            sizes(valid),
+            [sizes(own) for own in source_valid],
+            cells,
+            base_relu,
+            combine == "product",
+            resize == "nearest",
+        )
+        return results[0] if residual is None else (results[0], results[1])
     options: dict[str, Any] = {
         "base_affine": base_affine,
         "base_relu": base_relu,
@@ -148,6 +174,129 @@ def _check(
 
 def _check_affine(name: str, affine: Any, base: Tensor) -> None:
     if not isinstance(affine, (list, tuple)) or len(affine) != 2:
-        raise TypeError(f"{name} must be a pair (scale, shift), got {affine!r}")
+        raise TypeError(f"{name} must be a pair (scale, shift), got {type(affine).__name__}")
     for part, value in zip(("scale", "shift"), affine, strict=True):
         check_small(f"{name} {part}", value, base, base.shape[:2], "(N, C)")
+
+
+# --- the custom operation ---------------------------------------------------------------------------------------------
+
+
+def _fake(base: Tensor, *args: Any) -> list[Tensor]:
+    residual = args[7]
+    return [torch.empty_like(base) for _ in range(1 if residual is None else 2)]
+
+
+def _fake_backward(
+    grad: Tensor | None,
+    grad_sum: Tensor | None,
+    base: Tensor | None,
+    sources: list[Tensor],
+    codes: list[Tensor | None],
+    base_scale: Tensor | None,
+    base_shift: Tensor | None,
+    scales: list[Tensor | None],
+    shifts: list[Tensor | None],
+    gain: Tensor | None,
+    *_: Any,
+) -> list[Tensor]:
+    like = next(tensor for tensor in (base, grad, grad_sum) if tensor is not None)
+    dtype = accumulation_dtype(like.dtype)
+    number, channels = like.shape[:2]
+
+    def table(given: Tensor | None) -> Tensor:
+        return like.new_empty((0,) if given is None else (number, *given.shape[1:-1], channels), dtype=dtype)
+
+    results = [torch.empty_like(like), table(base_scale), table(base_shift), table(gain)]
+    for source, code, scale, shift in zip(sources, codes, scales, shifts, strict=True):
+        results += [torch.empty_like(source), table(code), table(scale), table(shift)]
+    return results
+
+
+def _setup_context(ctx: Any, args: Arguments, _: Any) -> None:
+    base, sources, codes, base_scale, base_shift, scales, shifts, gain, _residual, valid, source_valid = args[:11]
+    ctx.options = args[11:]
+    ctx.count = len(sources)
+    ctx.set_materialize_grads(False)
+    used = base_scale is not None or ctx.options[1]
+    ctx.save_for_backward(
+        base if used else None, base_scale, base_shift, gain, valid, *sources, *codes, *scales, *shifts, *source_valid
+    )
+
+
+def _backward(ctx: Any, grad: Tensor | None, grad_sum: Tensor | None = None) -> list[Any]:
+    base, base_scale, base_shift, gain, valid, *rest = ctx.saved_tensors
+    sources, codes, scales, shifts, source_valid = (rest[i * ctx.count : (i + 1) * ctx.count] for i in range(5))
+    if grad is None and grad_sum is None:
+        nothing = [None] * ctx.count
+        return [None, nothing, nothing, None, None, nothing, nothing, None, None, None, nothing]
+    grad = None if grad is None else dense(grad)
+    grad_sum = None if grad_sum is None else dense(grad_sum)
+    small_ones = codes, base_scale, base_shift, scales, shifts, gain
+    flat = _gradient(grad, grad_sum, base, sources, *small_ones, valid, source_valid, *ctx.options)
+    given = [base, base_scale, base_shift, gain]
+    for per_source in zip(sources, codes, scales, shifts, strict=True):
+        given.extend(per_source)
+    found = [None if tensor is None else gradient for tensor, gradient in zip(given, flat, strict=True)]
+    return [
+        flat[0],
+        found[4::4],
+        found[5::4],
+        *found[1:3],
+        found[6::4],
+        found[7::4],
+        None if gain is None else flat[3].sum(0),
+        grad_sum if grad_sum is None or valid is None else _zero_outside(grad_sum, valid),
+        None,
+        [None] * ctx.count,
+    ]
+
+
+def _zero_outside(x: Tensor, valid: Tensor) -> Tensor:
+    rows = torch.arange(x.shape[2], device=x.device)[:, None]
+    columns = torch.arange(x.shape[3], device=x.device)
+    height, width = valid.to(x.device)[:, :, None, None, None].unbind(1)
+    return x.masked_fill((rows >= height) | (columns >= width), 0)
+
+
+_MIDDLE = (
+    "Tensor[] sources, Tensor?[] codes, Tensor? base_scale, Tensor? base_shift, Tensor?[] scales, Tensor?[] shifts,"
+    " Tensor? gain, "
+)
+_END = "Tensor? valid, Tensor?[] source_valid, int[] grids, bool relu, bool product, bool nearest) -> Tensor[]"
+_gradient = Operation(
+    "dense_pathway_backward(Tensor? grad, Tensor? grad_sum, Tensor? base, " + _MIDDLE + _END, _fake_backward
+)
+_operation = Operation(
+    "dense_pathway(Tensor base, " + _MIDDLE + "Tensor? residual, " + _END, _fake, _setup_context, _backward
+)
+
+
+def _flops(shape: Any, *args: Any, residual: bool, backward: bool) -> int:
+    """`cost.dense_pathway` from the arguments from ``sources`` to ``gain`` and the last four."""
+    sources, codes, base_scale, _, scales, _, gain, grids, relu, _, nearest = args
+    return cost.dense_pathway(
+        shape,
+        [source[2:] for source in sources],
+        grids=grids if any(own is not None for own in codes) else None,
+        base_affine=base_scale is not None,
+        base_relu=relu,
+        source_affine=any(own is not None for own in scales),
+        gain=gain is not None,
+        resize="nearest" if nearest else "linear",
+        residual=residual,
+        backward=backward,
+    ).flops
+
+
+def _flops_forward(base: Any, *args: Any, **_: Any) -> int:
+    return _flops(base, *args[:7], *args[10:], residual=args[7] is not None, backward=False)
+
+
+def _flops_backward(grad: Any, grad_sum: Any, _base: Any, *args: Any, **_: Any) -> int:
+    residual = grad is not None and grad_sum is not None
+    return _flops(grad or grad_sum, *args[:7], *args[9:], residual=residual, backward=True)
+
+
+flops.register(_operation, _flops_forward)
+flops.register(_gradient, _flops_backward)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from zigzag import reference
+from zigzag import cost, reference
 from zigzag.backends import select
+from zigzag.geometry import cell_areas
+from zigzag.ops import flops
 from zigzag.ops.arguments import (
+    accumulation_dtype,
     autocast,
     check_grids,
     check_option,
     check_shape,
+    check_size,
     check_tensor,
     check_valid,
+    dense,
     without_autocast,
 )
+from zigzag.ops.registration import Arguments, Operation
 
 PARTS = ("conv_w", "conv_b", "aggregate_w", "aggregate_b", "distribute_w", "distribute_b")
 
@@ -40,7 +48,8 @@ def region_codes(
         Q_K       = deconvolution_KxK(relu(convolution_KxK(region)))  (Eq. 6)
 
     Args:
-        sums: (N, S, C) as `region_stats` returns them, S = sum of K*K*k*k for region kernels of k x k.
+        sums: (N, S, C) as `region_stats` returns them, S = sum of K*K*k*k for region kernels of k x k; float64 where
+            the branches are, float32 for all others.
         branches: for each K (conv_w (C, C, k, k), conv_b (C,), aggregate_w (C, C, K, K), aggregate_b (C,),
             distribute_w (C, C, K, K), distribute_b (C,)) in the layouts of nn.Conv2d, nn.Conv2d and
             nn.ConvTranspose2d and one dtype; contiguous and channels_last weights are read as they are.
@@ -52,8 +61,7 @@ def region_codes(
         backend: name of the backend; None for that of `use_backend`, or else the fastest that can run.
 
     Returns:
-        Codes (N, sum K*K, C) in the order grid, cell (row-major), in the dtype of the branches, under autocast too:
-        to read weights once costs less than to cast them.
+        Codes (N, sum K*K, C) in the order grid, cell (row-major), in the dtype of the branches, under autocast too.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
@@ -63,13 +71,17 @@ def region_codes(
     check_tensor("sums", sums)
     cells = check_grids(grids)
     _check_branches(sums, branches, cells)
-    for name, size in (("height", height), ("width", width)):
-        if size < 1:
-            raise ValueError(f"{name} must be >= 1, got {size}")
+    check_size("height", height)
+    check_size("width", width)
     check_option("pool", pool, ("sum", "mean"))
     if valid is not None:
         check_valid("valid", valid, sums.shape[0], height, width)
-    select(backend, sums.device.type)
+    if select(backend, sums.device.type) != "reference":
+        # Weights are read once, in the dtype they have: a cast for autocast would read them, write them and read again.
+        parameters = [dense(value) if value.ndim == 4 else value.contiguous() for one in branches for value in one]
+        areas = _areas(sums, cells, height, width, valid)
+        codes: Tensor = _operation(sums.contiguous(), parameters, areas, cells, pool == "mean")[0]
+        return codes
     if autocast(sums):
         with without_autocast(sums):
             return reference.region_codes(sums, branches, cells, height=height, width=width, pool=pool, valid=valid)
@@ -80,30 +92,118 @@ def _check_branches(sums: Tensor, branches: Any, grids: list[int]) -> None:
     """Six parameters for each grid, of shapes that fit each other and the sums."""
     if sums.ndim != 3 or sums.shape[2] < 1:
         raise ValueError(f"sums must have the shape (N, S, C) with C >= 1, got {tuple(sums.shape)}")
-    channels = sums.shape[2]
     if not isinstance(branches, (list, tuple)):
         raise TypeError(f"branches must be a list with one entry per grid, got {type(branches).__name__}")
     if len(branches) != len(grids):
         raise ValueError(f"branches must have one entry for each of {len(grids)} grids, got {len(branches)}")
-    first, rows = None, 0
+    rows = 0
     for index, (branch, grid) in enumerate(zip(branches, grids, strict=True)):
-        if len(branch) != len(PARTS):
-            raise ValueError(f"branches[{index}] must be ({', '.join(PARTS)}), got {len(branch)} entries")
-        for part, value in zip(PARTS, branch, strict=True):
-            check_tensor(f"branches[{index}].{part}", value, sums.device)
-            first = value if first is None else first
-            if value.dtype != first.dtype:
-                raise TypeError(
-                    f"branches[{index}].{part} must be {first.dtype}, as the first parameter, got {value.dtype}"
-                )
-        kernel = branch[0].shape[-1] if branch[0].ndim else 0
-        if kernel % 2 == 0:
-            expected = "(C, C, k, k) with k odd"
-            raise ValueError(f"branches[{index}].conv_w must have the shape {expected}, got {tuple(branch[0].shape)}")
-        for position, (part, taps) in enumerate(zip(PARTS[::2], (kernel, grid, grid), strict=True)):
-            weight, bias = branch[2 * position], branch[2 * position + 1]
-            check_shape(f"branches[{index}].{part}", weight, (channels, channels, taps, taps), "(C, C, K, K)")
-            check_shape(f"branches[{index}].{PARTS[2 * position + 1]}", bias, (channels,), "(C,)")
+        kernel = _check_branch(f"branches[{index}]", branch, grid, sums, branches[0][0] if index else None)
         rows += grid * grid * kernel * kernel
     if sums.shape[1] != rows:
         raise ValueError(f"sums must have {rows} rows for grids {grids} and these kernels, got {tuple(sums.shape)}")
+    dtype = accumulation_dtype(branches[0][0].dtype)
+    if sums.dtype != dtype:
+        raise TypeError(f"sums must be {dtype} for branches in {branches[0][0].dtype}, got {sums.dtype}")
+
+
+def _check_branch(name: str, branch: Any, grid: int, sums: Tensor, first: Tensor | None) -> int:
+    """The parameters of one grid, in the dtype of ``first``; returns k of the region kernel."""
+    if not isinstance(branch, (list, tuple)):
+        raise TypeError(f"{name} must be ({', '.join(PARTS)}), got {type(branch).__name__}")
+    if len(branch) != len(PARTS):
+        raise ValueError(f"{name} must be ({', '.join(PARTS)}), got {len(branch)} entries")
+    channels = sums.shape[2]
+    for part, value in zip(PARTS, branch, strict=True):
+        check_tensor(f"{name}.{part}", value, sums.device)
+        first = value if first is None else first
+        if value.dtype != first.dtype:
+            raise TypeError(f"{name}.{part} must be {first.dtype}, as the first parameter, got {value.dtype}")
+        if part.endswith("_b"):
+            check_shape(f"{name}.{part}", value, (channels,), "(C,)")
+        elif part != "conv_w":
+            check_shape(f"{name}.{part}", value, (channels, channels, grid, grid), "(C, C, K, K)")
+    conv: Tensor = branch[0]
+    kernel = conv.shape[-1] if conv.ndim == 4 else 0
+    if kernel % 2 == 0 or conv.shape != (channels, channels, kernel, kernel):
+        expected = f"({channels}, {channels}, k, k) with k odd"
+        raise ValueError(f"{name}.conv_w must have the shape {expected}, got {tuple(conv.shape)}")
+    return kernel
+
+
+def _areas(sums: Tensor, grids: list[int], height: int, width: int, valid: Tensor | None) -> Tensor:
+    """Pixels in every cell, (N, sum K*K), or (1, sum K*K) without ``valid``, in the dtype of the sums."""
+    if type(sums) is not Tensor or torch.compiler.is_compiling():  # nothing is remembered from a trace
+        rows, columns = (height, width) if valid is None else (valid[:, 0], valid[:, 1])
+        return cell_areas(rows, columns, grids).to(sums).view(-1, sum(k * k for k in grids))
+    if valid is None:
+        return _remembered_areas(height, width, tuple(grids), sums.device, sums.dtype)
+    images = [_remembered_areas(*own, tuple(grids), sums.device, sums.dtype) for own in valid.tolist()]
+    return torch.cat(images) if images else sums.new_empty((0, sum(k * k for k in grids)))
+
+
+@lru_cache(maxsize=1024)
+def _remembered_areas(
+    height: int, width: int, grids: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    with torch.inference_mode(mode=False):  # an inference tensor could not be used in training later
+        return cell_areas(height, width, grids).to(device, dtype)[None]
+
+
+# --- the custom operation ---------------------------------------------------------------------------------------------
+
+
+def _fake(
+    sums: Tensor,
+    parameters: list[Tensor],
+    areas: Tensor,  # noqa: ARG001
+    grids: list[int],
+    mean: bool,  # noqa: ARG001, FBT001
+) -> tuple[Tensor, Tensor, Tensor]:
+    number, _, channels = sums.shape
+    regions = sums.new_empty((number, sum(cells * cells for cells in grids), channels))
+    codes = torch.empty_like(regions, dtype=parameters[0].dtype)
+    return codes, regions, sums.new_empty((number, len(grids), channels))
+
+
+def _fake_backward(_: Tensor, sums: Tensor, parameters: list[Tensor], *__: Any) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in (sums, *parameters)]
+
+
+def _setup_context(ctx: Any, args: Arguments, results: Any) -> None:
+    sums, parameters, areas, ctx.grids, ctx.mean = args
+    _, regions, hidden = results
+    ctx.save_for_backward(sums, areas, regions, hidden, *parameters)
+    ctx.mark_non_differentiable(regions, hidden)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> list[Any]:
+    sums, areas, regions, hidden, *parameters = ctx.saved_tensors
+    grad = grad.to(sums.dtype).contiguous()
+    grad_sums, *grads = _gradient(grad, sums, parameters, regions, hidden, areas, ctx.grids, ctx.mean)
+    return [grad_sums, grads, None]
+
+
+_gradient = Operation(
+    "region_codes_backward(Tensor grad, Tensor sums, Tensor[] parameters, Tensor regions, Tensor hidden, Tensor areas,"
+    " int[] grids, bool mean) -> Tensor[]",
+    _fake_backward,
+)
+_operation = Operation(
+    "region_codes(Tensor sums, Tensor[] parameters, Tensor areas, int[] grids, bool mean) -> (Tensor, Tensor, Tensor)",
+    _fake,
+    _setup_context,
+    _backward,
+)
+
+
+def _flops(sums: Any, parameters: Any, _areas: Any, grids: list[int], *_: Any, **__: Any) -> int:
+    return cost.region_codes(sums[0], sums[2], grids, parameters[0][-1]).flops
+
+
+def _flops_backward(_grad: Any, sums: Any, parameters: Any, *args: Any, **_: Any) -> int:
+    return cost.region_codes(sums[0], sums[2], args[3], parameters[0][-1], backward=True).flops
+
+
+flops.register(_operation, _flops)
+flops.register(_gradient, _flops_backward)

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from zigzag import reference
+from zigzag import cost, reference
 from zigzag.backends import select
-from zigzag.ops.arguments import autocast, check_grids, check_map, check_valid, without_autocast
+from zigzag.ops import flops
+from zigzag.ops.arguments import (
+    accumulation_dtype,
+    autocast,
+    check_grids,
+    check_map,
+    check_valid,
+    dense,
+    sizes,
+    without_autocast,
+)
+from zigzag.ops.registration import Arguments, Operation
 
 
 def region_stats(
@@ -51,8 +64,57 @@ def region_stats(
         raise ValueError(f"halo must be >= 0, got {halo}")
     if valid is not None:
         check_valid("valid", valid, x.shape[0], x.shape[2], x.shape[3])
-    select(backend, x.device.type)
+    if select(backend, x.device.type) != "reference":
+        results: tuple[Tensor, Tensor] = _operation(dense(x), cells, halo, sizes(valid))
+        return results
     if autocast(x):
         with without_autocast(x):
             return reference.region_stats(x, cells, halo, valid=valid)
     return reference.region_stats(x, cells, halo, valid=valid)
+
+
+def _fake(x: Tensor, grids: list[int], halo: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    number, channels = x.shape[:2]
+    rows = sum(cells * cells for cells in grids) * cost.taps(halo)
+    dtype = accumulation_dtype(x.dtype)
+    return x.new_empty((number, rows, channels), dtype=dtype), x.new_empty((number, channels), dtype=dtype)
+
+
+def _fake_backward(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _setup_context(ctx: Any, args: Arguments, _: Any) -> None:
+    x, ctx.grids, ctx.halo, valid = args
+    ctx.save_for_backward(x, valid)
+
+
+def _backward(ctx: Any, grad_sums: Tensor, grad_power: Tensor) -> tuple[Tensor | None, ...]:
+    x, valid = ctx.saved_tensors
+    grad = _gradient(x, grad_sums.contiguous(), grad_power.contiguous(), ctx.grids, ctx.halo, valid)
+    return grad, None, None, None
+
+
+_gradient = Operation(
+    "region_stats_backward(Tensor x, Tensor grad_sums, Tensor grad_power, int[] grids, int halo, Tensor? valid)"
+    " -> Tensor",
+    _fake_backward,
+)
+_operation = Operation(
+    "region_stats(Tensor x, int[] grids, int halo, Tensor? valid) -> (Tensor, Tensor)",
+    _fake,
+    _setup_context,
+    _backward,
+)
+
+
+def _flops(x: Any, grids: list[int], halo: int, *_: Any, **__: Any) -> int:
+    return cost.region_stats(x, grids, halo).flops
+
+
+def _flops_backward(x: Any, _sums: Any, _power: Any, grids: list[int], halo: int, *_: Any, **__: Any) -> int:
+    return cost.region_stats(x, grids, halo, backward=True).flops
+
+
+flops.register(_operation, _flops)
+flops.register(_gradient, _flops_backward)

@@ -1,0 +1,68 @@
+"""FLOP formulas of the operations for `torch.utils.flop_counter`, registered when that module is first imported.
+
+Importing it here would import Triton, which takes longer than all of zigzag.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from zigzag.ops.registration import Operation
+
+_COUNTER = "torch.utils.flop_counter"
+
+
+def register(operation: Operation, formula: Callable[..., int]) -> None:
+    """Let FlopCounterMode count ``operation``; the formula takes its arguments with shapes in the place of tensors."""
+
+    def action() -> None:
+        packet = getattr(torch.ops.zigzag, operation.name)
+        sys.modules[_COUNTER].register_flop_formula(packet)(formula)
+
+    if _COUNTER in sys.modules:
+        action()
+    else:
+        _watch.actions.append(action)
+
+
+class _Watch(MetaPathFinder):
+    """Finds the module once, on behalf of the ordinary finders, and acts when it has been executed."""
+
+    def __init__(self) -> None:
+        self.actions: list[Callable[[], None]] = []
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        if fullname != _COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        loader: Any = None if spec is None else spec.loader
+        if loader is None:
+            return spec
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            for action in self.actions:
+                action()
+
+        loader.exec_module = exec_module
+        return spec
+
+
+_watch = _Watch()
+if _COUNTER not in sys.modules:
+    sys.meta_path.insert(0, _watch)

@@ -1,0 +1,106 @@
+"""Custom operations: schema, fake kernel, and one boundary of autograd for eager calls and for traces.
+
+`torch.library.register_autograd` does not see the tensors in a list with None among them, and costs two trips through
+the dispatcher. Here one `autograd.Function` stands behind both ways into an operation: called eagerly, an `Operation`
+applies it directly; a trace (or anyone who calls `torch.ops.zigzag`) meets it at the dispatcher's Autograd key.
+"""
+
+# ruff: noqa: SLF001 - what torch.library itself is made of has no public name
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+LIBRARY: Any = torch.library.Library("zigzag", "DEF")  # type: ignore[no-untyped-call]
+# Kernels read strides, and what arrives has been made dense: a compiler must not lay tensors out anew.
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
+
+Arguments = tuple[Any, ...]
+
+
+class Operation:
+    """One operation of `torch.ops.zigzag`, differentiable once.
+
+    Args:
+        schema: name, arguments and results. Kernels are registered elsewhere, per device.
+        fake: the shapes, dtypes and strides of the results, from the same arguments.
+        setup_context: (ctx, arguments, results): saves what ``backward`` needs.
+        backward: (ctx, *gradients of the results) to one entry per argument, a list for a list; without it the
+            gradient of the operation raises.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        fake: Callable[..., Any],
+        setup_context: Callable[[Any, Arguments, Any], None] | None = None,
+        backward: Callable[..., Sequence[Any]] | None = None,
+    ) -> None:
+        name = schema[: schema.index("(")]
+        LIBRARY.define(schema, tags=_TAGS)
+        LIBRARY.impl(name, self._at_autograd_key, "Autograd")
+        torch.library.register_fake(f"zigzag::{name}", fake, lib=LIBRARY)
+        self.name = name
+        self.call: Any = getattr(torch.ops.zigzag, name).default
+        self.setup_context = setup_context
+        self.backward = backward
+        arguments = self.call._schema.arguments
+        self.tensors = [i for i, argument in enumerate(arguments) if "Tensor" in str(argument.type)]
+        self.returns_list = schema.endswith("[]")
+
+    def __call__(self, *args: Any) -> Any:
+        """The results: a tensor, a tuple or a list, as the schema says."""
+        return self.call(*args) if torch.compiler.is_compiling() else self._at_autograd_key(*args)
+
+    def _at_autograd_key(self, *args: Any) -> Any:
+        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                f"zigzag::{self.name} does not support forward-mode derivatives and torch.func: "
+                "call the operation with backend='reference', which does"
+            )
+        if torch.is_grad_enabled():
+            tensors = self.flatten(args)
+            if any(tensor is not None and tensor.requires_grad for tensor in tensors):
+                results = _Boundary.apply(self, args, *tensors)
+                return list(results) if self.returns_list else results
+        return self.below_autograd(args)
+
+    def below_autograd(self, args: Arguments) -> Any:
+        """The results without a record for autograd; modes such as FlopCounterMode still see the call."""
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.call(*args)
+
+    def flatten(self, args: Sequence[Any]) -> list[Tensor | None]:
+        """The arguments (or their gradients) that are tensors, those in lists included."""
+        flat: list[Tensor | None] = []
+        for index in self.tensors:
+            value = args[index]
+            if isinstance(value, (list, tuple)):
+                flat.extend(value)
+            else:
+                flat.append(value)
+        return flat
+
+
+class _Boundary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, operation: Operation, args: Arguments, *tensors: Tensor | None) -> Any:  # noqa: ARG004
+        results = operation.below_autograd(args)
+        ctx.operation = operation
+        if operation.setup_context is not None:
+            operation.setup_context(ctx, args, results)
+        return tuple(results) if operation.returns_list else results
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        operation: Operation = ctx.operation
+        if operation.backward is None:
+            raise RuntimeError(
+                f"zigzag::{operation.name} has no derivative, so this second derivative does not exist: "
+                "call the operation with backend='reference', which has all of them"
+            )
+        return None, None, *operation.flatten(operation.backward(ctx, *grads))
