@@ -360,7 +360,7 @@ def option_cases():
     yield PathwayCase(SMALL, two, codes=(True, False), affines=(False, True), padded=True, source_padded=(False, True))
     yield PathwayCase(SMALL, two, padded=True, residual=True)
     yield PathwayCase(SMALL, two, source_padded=(True, True), affines=(True, True))
-    yield PathwayCase(SMALL, ((16, 12), (9, 8), (5, 5), (3, 3), (1, 1)), codes=(True,) * 5, affines=(True,) * 5, **FULL)
+    yield PathwayCase(SMALL, ((16, 12), (9, 8), (5, 5), (3, 3), (1, 1)), codes=(True,) * 5, **FULL)
     for grids in GRIDS:
         yield PathwayCase(SMALL, two, grids=grids, codes=(True, True))
     for dtype in (torch.bfloat16, torch.float16):

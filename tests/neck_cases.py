@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
 
 import torch
 from cases import laid_out, normal, poisoned, random_valid
 
 from zigzag.config import PRESETS, NeckConfig
+from zigzag.nn import ZigZagNeck
 
 
 def convolution_parameters(generator, name, outputs, inputs, taps, *, bias=True):
@@ -115,3 +117,12 @@ def neck_cases():
     yield NeckCase("paper-tame", config_of("paper", **TAME), SIZES, padded=True)
     yield NeckCase("context-norm-alone", config_of("paper", **{**TAME, "context_norm": True}), SIZES)
     yield NeckCase("fusion-norm-alone", config_of("paper", **{**TAME, "fusion_norm": True}), SIZES)
+
+
+def neck_of(config, parameters=None):
+    """The module of a configuration, with its parameters if they are given."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    module = ZigZagNeck(fields.pop("in_channels"), fields.pop("out_channels"), **fields)
+    if parameters is not None:
+        module.load_state_dict(parameters)
+    return module

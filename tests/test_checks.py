@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import wraps
 
 import pytest
@@ -13,6 +14,7 @@ from checks import assert_parity, assert_same_bits, check_forward, check_gradien
 from zigzag import reference
 
 PATHWAY = PathwayCase((2, 20, 8, 6), ((4, 3), (11, 9)), codes=(True, True), gain=True, residual=True)
+LOW = replace(PATHWAY, dtype=torch.bfloat16)
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
@@ -89,7 +91,7 @@ def test_unwritten_element_is_seen(dtype, poisoned_memory):
         check_forward(problem, faulty(reference.dense_pathway, skip_last), reference.dense_pathway)
 
 
-@pytest.mark.parametrize("case", [StatsCase((1, 20, 60, 30)), CodesCase((2, 20, 8, 6)), PATHWAY], ids=str)
+@pytest.mark.parametrize("case", [StatsCase((1, 16, 119, 60)), CodesCase((1, 64, 15, 15)), LOW], ids=str)
 def test_three_times_the_error_is_seen(case):
     operation = getattr(reference, case.operation)
     problem = case.problem()
@@ -105,7 +107,7 @@ def test_one_bad_element_among_many_is_seen():
     exact = torch.linspace(-1, 1, 100_000, dtype=torch.float64)
     stock = exact.float()
     result = stock.clone()
-    result[77] += 3e-7
+    result[77] += 6e-7
     with pytest.raises(AssertionError, match="largest error"):
         assert_parity(result, stock, exact, "result")
 

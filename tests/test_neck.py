@@ -1,0 +1,235 @@
+"""The neck on every backend: the literal equations' results and gradients, an image's own results in a padded batch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+
+import oracle
+import pytest
+import torch
+from cases import as_numpy, normal, poisoned, random_valid
+from checks import (
+    Problem,
+    assert_parity,
+    assert_same_bits,
+    assert_zero_outside,
+    check_forward,
+    check_gradients,
+    outputs,
+    solved,
+)
+from neck_cases import SIZES, NeckCase, config_of, neck_cases, neck_of, random_parameters
+
+import zigzag
+from zigzag.config import PRESETS
+from zigzag.nn import RegionContext, ZigZagNeck
+from zigzag.reference import neck as literal
+
+STABLE = NeckCase("stable", config_of("stable"), SIZES)
+LOW = [replace(STABLE, dtype=dtype) for dtype in (torch.bfloat16, torch.float16)]
+CASES = [*neck_cases(), *LOW, replace(LOW[0], padded=True)]
+EACH = pytest.mark.parametrize("case", CASES, ids=str)
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+
+def problem_of(case):
+    """The neck as a function of its features and parameters; an implementation takes (features, parameters, valid)."""
+    features, valid = case.features()
+    tensors = {f"features.{i}": feature for i, feature in enumerate(features)} | case.parameters()
+    levels = range(len(features))
+
+    def split(given):
+        parameters = {name: value for name, value in given.items() if not name.startswith("features.")}
+        return [given[f"features.{i}"] for i in levels], parameters
+
+    def call(implementation, given):
+        return tuple(implementation(*split(given), valid))
+
+    def exact():
+        return oracle.neck(*split(as_numpy(tensors)), case.config, valid=valid)
+
+    sizes = {f"features.{i}": own for i, own in enumerate(valid or ())}
+    return Problem(call, exact, tuple(f"level {i}" for i in levels), tensors, sizes)
+
+
+def ours(case, backend):
+    module = neck_of(case.config)
+
+    def implementation(features, parameters, valid):
+        with zigzag.use_backend(backend.name):
+            return torch.func.functional_call(module, parameters, (features,), {"valid": valid})
+
+    return implementation
+
+
+def stock(case):
+    return lambda features, parameters, valid: literal.forward(features, parameters, case.config, valid=valid)
+
+
+@EACH
+def test_forward(case, backend):
+    problem = problem_of(case)
+    check_forward(problem, ours(case, backend), stock(case))
+    for i, result in enumerate(outputs(problem, ours(case, backend))):
+        assert_zero_outside(result, problem.sizes.get(f"features.{i}"), f"level {i}")
+
+
+@EACH
+def test_gradients(case, backend):
+    check_gradients(problem_of(case), ours(case, backend), stock(case))
+
+
+@EACH
+def test_names_and_shapes_of_the_parameters(case):
+    expected = {name: value.shape for name, value in random_parameters(case.config).items()}
+    assert {name: value.shape for name, value in neck_of(case.config).state_dict().items()} == expected
+
+
+def test_two_runs_agree(backend):
+    problem = problem_of(replace(STABLE, padded=True))
+    first, second = (solved(problem, ours(STABLE, backend)) for _ in range(2))
+    assert_same_bits(first[0], second[0], "forward")
+    assert_same_bits(first[1].values(), second[1].values(), "backward")
+
+
+def test_batch_mates_and_padding_change_nothing(backend):
+    """Bit for bit in a batch of one shape; alone, convolutions run on another shape and the ratio holds, as below."""
+    problem = problem_of(replace(STABLE, number=3, padded=True))
+    other = dict(problem.tensors)
+    for i in range(len(SIZES)):
+        name = f"features.{i}"
+        other[name] = problem.tensors[name].clone()
+        other[name][1:] = poisoned(torch.full_like(other[name][1:], 9.0), problem.sizes[name][1:]).flip(1)
+    first, second = (outputs(problem, ours(STABLE, backend), tensors) for tensors in (problem.tensors, other))
+    assert_same_bits([level[:1] for level in first], [level[:1] for level in second], "image 0")
+
+
+def test_image_alone(backend):
+    """The result of an image in a padded batch errs as little against the oracle's of the image alone."""
+    case = replace(STABLE, number=3, padded=True)
+    problem = problem_of(case)
+    together = outputs(problem, ours(case, backend))
+    for n in range(3):
+        sizes = [problem.sizes[f"features.{i}"][n].tolist() for i in range(len(SIZES))]
+        features = [problem.tensors[f"features.{i}"][n : n + 1, :, :h, :w] for i, (h, w) in enumerate(sizes)]
+        by_stock = literal.forward(features, case.parameters(), case.config)
+        arrays = [feature.double().numpy() for feature in features]
+        exact = oracle.neck(arrays, as_numpy(case.parameters()), case.config)
+        for i, (h, w) in enumerate(sizes):
+            assert_parity(together[i][n : n + 1, :, :h, :w], by_stock[i], exact[i], f"image {n}, level {i}")
+
+
+def test_image_sizes_are_in_pixels(backend):
+    module = neck_of(STABLE.config, random_parameters(STABLE.config))
+    features, _ = STABLE.features()
+    valid = [torch.tensor(sizes) for sizes in ([[9, 12], [3, 4]], [[5, 6], [2, 2]], [[3, 3], [1, 1]])]
+    with zigzag.use_backend(backend.name):
+        by_level = module(features, valid=valid)
+        for sizes in (torch.tensor([[33, 48], [9, 16]]), [[33, 48], [9, 16]], torch.tensor([[33, 48], [9, 16]]).int()):
+            assert_same_bits(module(features, sizes), by_level, "image_sizes")
+
+
+def test_fuse_is_what_follows_the_laterals(backend):
+    case = replace(STABLE, padded=True)
+    module = neck_of(case.config, random_parameters(case.config))
+    features, valid = case.features()
+    with zigzag.use_backend(backend.name):
+        clean = [poisoned_by_zeros(feature, own) for feature, own in zip(features, valid, strict=True)]
+        bases = [lateral(feature) for lateral, feature in zip(module.lateral, clean, strict=True)]
+        assert_same_bits(module(features, valid=valid), module.fuse(bases, valid), "fuse")
+
+
+def poisoned_by_zeros(feature, valid):
+    return torch.where(poisoned(torch.zeros_like(feature), valid) == 0, feature, 0)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict, OrderedDict])
+def test_result_is_of_the_kind_of_the_features(kind):
+    module = neck_of(STABLE.config)
+    features, _ = STABLE.features()
+    keyed = issubclass(kind, dict)
+    result = module(kind(zip(("res2", "res3", "res4"), features, strict=True)) if keyed else kind(features))
+    assert type(result) is kind
+    if keyed:
+        assert list(result) == ["res2", "res3", "res4"]
+        result = list(result.values())
+    assert_same_bits(result, module(features), kind.__name__)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_the_table_of_the_specification(preset):
+    table = {"stable": ("mean", True, True, 0.1, "linear"), "paper": ("sum", False, False, None, "linear")}
+    config = ZigZagNeck((4, 4), 8, preset=preset, norm_groups=4).config
+    fields = (config.pool, config.fusion_norm, config.context_norm, config.gain, config.resize)
+    assert fields == table[preset]
+    assert (config.stages, config.grids, config.kernel_size, config.combine) == (3, (3, 5, 7), 3, "product")
+
+
+def test_fields_of_a_preset_can_be_given_alone():
+    config = ZigZagNeck((4, 4), 8, preset="paper", pool="mean", gain=0.2).config
+    assert (config.pool, config.gain, config.fusion_norm) == ("mean", 0.2, False)
+
+
+def test_weights_may_be_channels_last(backend):
+    """Restriding the weights changes where numbers lie, not what is computed: the ratio holds."""
+    problem = problem_of(STABLE)
+    restrided = {
+        name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for name, value in problem.tensors.items()
+    }
+    results = outputs(problem, ours(STABLE, backend), restrided)
+    by_stock = outputs(problem, stock(STABLE))
+    for name, result, other, exact in zip(problem.names, results, by_stock, problem.exact(), strict=True):
+        assert_parity(result, other, exact, name)
+
+
+@pytest.mark.parametrize("pool", ["mean", "sum"])
+@pytest.mark.parametrize("kernel_size", [3, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_region_context(dtype, kernel_size, pool, backend):
+    config = config_of("stable", 2, channels=6, norm_groups=3, kernel_size=kernel_size, pool=pool)
+    prefix = "stages.0.up.0.context"
+    parameters = {n: v.to(dtype) for n, v in random_parameters(config).items() if n.startswith(f"{prefix}.")}
+    generator = torch.Generator().manual_seed(0)
+    valid = random_valid(generator, 3, 9, 12)
+    x = poisoned(normal(generator, 3, 6, 9, 12, dtype=dtype), valid)
+    module = RegionContext(6, config.grids, kernel_size, pool)
+
+    def whole(given):
+        own = {name.removeprefix(f"{prefix}."): value for name, value in given.items() if name != "x"}
+        with zigzag.use_backend(backend.name):
+            return torch.func.functional_call(module, own, (given["x"], valid))
+
+    def by_stock(given):
+        return literal.region_context(given["x"], given, prefix, config, valid)
+
+    def exact():
+        arrays = as_numpy(parameters)
+        return (oracle.region_context(as_numpy({"x": x})["x"], arrays, prefix, pool=pool, valid=valid),)
+
+    call = lambda implementation, given: (implementation(given),)  # noqa: E731
+    problem = Problem(call, exact, ("R",), {"x": x} | parameters, {"x": valid, "base": valid})
+    check_forward(problem, whole, by_stock)
+    check_gradients(problem, whole, by_stock)
+
+
+def test_codes_are_those_that_the_context_adds(backend):
+    module = RegionContext(4, (3, 2))
+    x = normal(torch.Generator().manual_seed(0), 2, 4, 9, 12)
+    with zigzag.use_backend(backend.name):
+        codes = module.codes(x)
+        assert codes.shape == (2, 13, 4)
+        added = backend.dense_pathway(torch.zeros_like(x), [x], [codes], (3, 2))
+        assert_same_bits([module(x)], [added], "R")
+
+
+def test_initial_neck_is_finite_and_every_parameter_learns(backend):
+    module = ZigZagNeck((4, 5, 6), 8, norm_groups=4)
+    features = [normal(torch.Generator().manual_seed(i), 1, 4 + i, *size) for i, size in enumerate(SIZES)]
+    with zigzag.use_backend(backend.name):
+        sum(level.square().sum() for level in module(features)).backward()
+    for name, parameter in module.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.any(), name
