@@ -113,21 +113,21 @@ def _check_branch(name: str, branch: Any, grid: int, sums: Tensor, first: Tensor
         raise TypeError(f"{name} must be ({', '.join(PARTS)}), got {type(branch).__name__}")
     if len(branch) != len(PARTS):
         raise ValueError(f"{name} must be ({', '.join(PARTS)}), got {len(branch)} entries")
-    channels = sums.shape[2]
     for part, value in zip(PARTS, branch, strict=True):
         check_tensor(f"{name}.{part}", value, sums.device)
         first = value if first is None else first
         if value.dtype != first.dtype:
             raise TypeError(f"{name}.{part} must be {first.dtype}, as the first parameter, got {value.dtype}")
-        if part.endswith("_b"):
-            check_shape(f"{name}.{part}", value, (channels,), "(C,)")
-        elif part != "conv_w":
-            check_shape(f"{name}.{part}", value, (channels, channels, grid, grid), "(C, C, K, K)")
-    conv: Tensor = branch[0]
-    kernel = conv.shape[-1] if conv.ndim == 4 else 0
+    channels, conv = sums.shape[2], branch[0]
+    kernel: int = conv.shape[-1] if conv.ndim == 4 else 0
     if kernel % 2 == 0 or conv.shape != (channels, channels, kernel, kernel):
         expected = f"({channels}, {channels}, k, k) with k odd"
         raise ValueError(f"{name}.conv_w must have the shape {expected}, got {tuple(conv.shape)}")
+    for part, value in zip(PARTS[1:], branch[1:], strict=True):
+        if part.endswith("_b"):
+            check_shape(f"{name}.{part}", value, (channels,), "(C,)")
+        else:
+            check_shape(f"{name}.{part}", value, (channels, channels, grid, grid), "(C, C, K, K)")
     return kernel
 
 
