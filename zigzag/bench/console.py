@@ -12,14 +12,14 @@ from rich.text import Text
 
 from zigzag.bench.figures import SIDES, Figure
 from zigzag.bench.rows import Row
-from zigzag.bench.workload import OURS
+from zigzag.bench.workload import FLOOR, OURS
 
 
 class Screen:
     """The terminal during one run."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or _console()
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=32),
@@ -55,7 +55,7 @@ class Screen:
         table = Table(header_style="bold", pad_edge=False, box=None)
         table.add_column("case")
         table.add_column("side")
-        for name in ("ms", "p20-p80", "/ floor", "zigzag is", "error ratio", "roofline"):
+        for name in ("ms", "p20-p80", "/ floor", "zigzag faster", "error ratio", "roofline"):
             table.add_column(name, justify="right")
         last = None
         for row in rows:
@@ -85,16 +85,22 @@ class Screen:
         self.console.print(table)
 
 
+def _console() -> Console:
+    """A console whose tables are not cut where nobody watches: a file or a pipe has no width."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=132)
+
+
 def _cells(row: Row) -> list[Text]:
     side = Text(row.backend)
     if row.status != "ok":
         return [side, Text(row.status, style="bold red"), Text(row.note, style="red")]
-    speedup = "" if row.speedup is None or row.backend == OURS else f"{row.speedup:.3g}x"
+    speedup = "" if row.speedup is None or row.backend in (OURS, FLOOR) else f"{row.speedup:.3g}x"
     texts = [
         _milliseconds(row.median),
         f"{_milliseconds(row.p20)}-{_milliseconds(row.p80)}",
         "" if row.over_floor is None else f"{row.over_floor:.3g}",
-        f"{speedup} (noise)" if row.noise else speedup,
+        f"{speedup} (noise)" if speedup and row.noise else speedup,
         "" if row.error_ratio is None else f"{row.error_ratio:.2f}",
         "" if row.roofline is None else f"{row.roofline:.0%}",
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from zigzag import cost
 from zigzag.bench.accuracy import Results
 from zigzag.bench.baselines import Convolutions
 from zigzag.bench.operations import compiled
-from zigzag.bench.settings import BenchError
+from zigzag.bench.settings import SEED, BenchError
 from zigzag.bench.workload import (
     COMMUTED,
     EAGER,
@@ -29,6 +30,10 @@ from zigzag.bench.workload import (
 
 MOST_DISAGREEMENT = 1e-9
 """Relative difference, in float64, up to which the two stock formulations count as the same function."""
+
+_SCALES = {re.compile(r"(stages.*\.fusion|output\.\d+)\.norm\.weight"): 0.25}
+_SIGNED = {re.compile(r"(stages.*\.fusion|output\.\d+)\.norm\.bias"): 4.0, re.compile(r".*\.aggregate\.bias"): 8.0}
+"""What decides the ReLUs: small scales and large shifts of the norms before them, and large biases."""
 
 Stages = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 Literal = Callable[[Sequence[Tensor], Mapping[str, Tensor]], Sequence[Tensor]]
@@ -116,7 +121,32 @@ def _neck_case(
         costs={"forward": steps(backward=False), "forward+backward": steps(backward=False) + steps(backward=True)},
         floors={"forward": floor.forward, "forward+backward": floor.training_step},
         seconds={"forward": 16.0, "forward+backward": 32.0},
+        checking=lambda direction: _decided(work.parameters) if direction == "forward+backward" else nullcontext(),
     )
+
+
+@contextmanager
+def _decided(parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Parameters with which every ReLU is clearly open or clearly closed, about half of them each.
+
+    Millions of values go through the neck's ReLUs, so at random parameters some lie within float32's rounding of 0. One
+    that falls on the other side than in float64 changes the gradient of all before it, in whichever side it hits.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    before: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for key, values in parameters.items():
+            for pattern, value in (_SCALES | _SIGNED).items():
+                if pattern.fullmatch(key):
+                    before[key] = values.clone()
+                    signs = torch.randint(2, values.shape, generator=generator) * 2 - 1
+                    values.copy_(value * signs if pattern in _SIGNED else torch.full_like(values, value))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for key, original in before.items():
+                parameters[key].copy_(original)
 
 
 _CONVOLUTION = re.compile(

@@ -28,6 +28,7 @@ from zigzag.bench.workload import (
 
 Call = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 _BRANCHES = "stages.0.up.0.context.branches"
+_MARGIN = 0.05
 _SECONDS: dict[Direction, float] = {"forward": 2.0, "forward+backward": 3.0}
 
 
@@ -133,6 +134,7 @@ def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: 
         return [leaf(work.noise(n, c, scale=0.1).detach() + 1), work.noise(n, c, scale=0.1)]
 
     parameters = [work.noise(c, scale=0.1), *affine()]
+    maps[0] = _away_from_kink(maps[0], *parameters[1:])
     for _ in sources:
         parameters += [work.noise(n, cells, c), *affine()]
 
@@ -185,6 +187,14 @@ def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: 
         forward,
         backward,
     )
+
+
+def _away_from_kink(base: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """The base with no value of scale * base + shift near 0: on which side of a ReLU rounding falls is no error."""
+    with torch.no_grad():
+        scale, shift = scale[:, :, None, None], shift[:, :, None, None]
+        entered = base * scale + shift
+        return leaf(base + _MARGIN * torch.where(entered < 0, -1, 1) * (entered.abs() < _MARGIN) / scale)
 
 
 def with_reference(

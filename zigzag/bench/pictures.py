@@ -16,8 +16,8 @@ _SIDE = 473
 
 
 def principal(values: Tensor) -> Image:
-    """A map (1, C, H, W) as colours: its first three principal components over the pixels, from dark to bright."""
-    pixels = values[0].flatten(1).t().double()
+    """A map (1, C, H, W) as colours: the first three principal components of its pixels' directions."""
+    pixels = torch.nn.functional.normalize(values[0].flatten(1).t().double(), dim=1)
     pixels = pixels - pixels.mean(0)
     _, vectors = torch.linalg.eigh(pixels.t() @ pixels)
     directions = vectors[:, -3:].flip(1)
@@ -27,9 +27,9 @@ def principal(values: Tensor) -> Image:
 
 
 def energy(values: Tensor) -> Image:
-    """A map (1, C, H, W) as grey levels: the norm over the channels."""
+    """A map (1, C, H, W) as grey levels: the logarithm of the norm over the channels."""
     norm = torch.linalg.vector_norm(values[0].double(), dim=0)
-    return _image(norm[..., None].expand(-1, -1, 3))
+    return _image(norm.clamp(min=1e-12).log()[..., None].expand(-1, -1, 3))
 
 
 def _image(values: Tensor) -> Image:

@@ -130,15 +130,22 @@ class _Session:
             finest = work.neck.fuse(work.bases)[0]
         self.pictures = [
             (f"The photograph, {self.settings.size} × {self.settings.size} pixels", self.photograph),
-            (f"P¹, the neck's finest map: norm over its {finest.shape[1]} channels", pictures.energy(finest)),
-            ("P¹: its first three principal components as red, green and blue", pictures.principal(finest)),
+            (
+                f"P¹, the neck's finest map: norm over its {finest.shape[1]} channels, logarithmic",
+                pictures.energy(finest),
+            ),
+            (
+                "P¹: the directions of its pixels, three principal components as red, green, blue",
+                pictures.principal(finest),
+            ),
         ]
         self.screen.advance()
 
 
 def _introduce(screen: Screen, about: rows.Machine, warnings: Sequence[str]) -> None:
     screen.note(
-        f"zigzag {about.zigzag} {about.commit}, torch {about.torch}, {about.cpu}, {about.threads} of {about.cores} cores"
+        f"zigzag {about.zigzag} {about.commit}, torch {about.torch}, "
+        f"{about.cpu}, {about.threads} of {about.cores} cores"
     )
     screen.note("allocator held for all sides: " + " ".join(f"{name}={value}" for name, value in ALLOCATOR.items()))
     for warning in warnings:

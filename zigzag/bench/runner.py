@@ -60,12 +60,11 @@ def measure(
         size: of the photograph's crop, for the rows.
         tell: says what is going on.
     """
-    tell(f"{case.name}: float64")
-    exact = case.exact(directions[-1])
     rows = []
     for direction in directions:
-        tell(f"{case.name}, {direction}: checking")
-        checks = check(case, direction, exact)
+        tell(f"{case.name}, {direction}: checking against float64")
+        with case.checking(direction):
+            checks = check(case, direction, case.exact(direction))
         tell(f"{case.name}, {direction}: timing")
         samples = time_sides(case, direction, checks, case.seconds[direction] / (4 if settings.quick else 1))
         context = _Context(case, direction, samples, ceilings.least_seconds(case.costs[direction]), settings, size)

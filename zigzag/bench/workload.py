@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -84,6 +85,8 @@ class Case:
         costs: the steps of the work by direction; their least times add up.
         floors: the floor's run by direction.
         seconds: share of the time budget, by direction.
+        checking: surrounds the float64 results and the checks for a direction, to put parameters into a state in which
+            rounding cannot decide a ReLU: on which side of 0 it falls is no error of a gradient.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Case:
     costs: Mapping[Direction, Sequence[cost.Cost]]
     floors: Mapping[Direction, Callable[[], object]]
     seconds: Mapping[Direction, float]
+    checking: Callable[[Direction], AbstractContextManager[None]] = lambda _: nullcontext()
 
 
 class Workload:

@@ -1,0 +1,7 @@
+"""Times of ``neck``; the cases are those of ``zigzag bench``."""
+
+OPERATION = "neck"
+
+
+def test_neck(timed, subject, side):
+    timed(subject, side)

@@ -1,0 +1,340 @@
+"""The benchmark's own machinery: its clock, its verdicts, its memory counts, and that a wrong result gets no time."""
+
+import dataclasses
+import importlib
+import json
+import math
+
+import pytest
+import torch
+
+import zigzag
+from zigzag.bench import accuracy, baselines, memory, runner, timing
+from zigzag.bench.ceilings import Ceilings
+from zigzag.bench.settings import Settings
+from zigzag.bench.workload import COMMUTED, EAGER, FLOOR, OURS, Workload, build_neck
+from zigzag.cost import Cost
+
+CEILINGS = Ceilings({1 << 20: 1e10, 1 << 28: 1e9}, {1 << 20: 1e10, 1 << 28: 2e9}, 1e11)
+SIZES = ((17, 20), (9, 10), (5, 5), (3, 3))
+
+
+@pytest.fixture
+def small_neck(monkeypatch):
+    """Necks of the benchmark with 8 channels in the place of 256."""
+    original = zigzag.nn.ZigZagNeck
+
+    def make(in_channels, **fields):
+        return original(in_channels, 8, norm_groups=4, **fields)
+
+    monkeypatch.setattr(zigzag.nn, "ZigZagNeck", make)
+
+
+@pytest.fixture
+def work(small_neck):
+    generator = torch.Generator().manual_seed(1)
+    features = [
+        torch.randn(1, 4 << i, *size, generator=generator).to(memory_format=torch.channels_last)
+        for i, size in enumerate(SIZES)
+    ]
+    return Workload(features, build_neck(features, 3))
+
+
+def build(name, work):
+    from zigzag.bench.cases import REGISTRY
+
+    return next(entry for entry in REGISTRY if entry.name == name).build(work)
+
+
+def measured(case, directions=("forward", "forward+backward")):
+    rows = runner.measure(case, directions, Settings(quick=True), CEILINGS, 64, lambda _: None)
+    return {(row.backend, row.direction): row for row in rows}
+
+
+class Clock:
+    """A clock that side effects move: each run takes what it says."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def run(self, *seconds, log=None, name=""):
+        left = list(seconds)
+
+        def one():
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+            if log is not None:
+                log.append(name)
+
+        return one
+
+
+class TestTiming:
+    def test_quantiles_interpolate(self):
+        assert timing.quantile([3, 1, 2], 0.5) == 2
+        assert timing.quantile([0, 10], 0.2) == 2
+        assert timing.quantile([7], 0.8) == 7
+
+    def test_sides_run_interleaved_in_alternating_order(self):
+        clock, log = Clock(), []
+        sides = {name: clock.run(1.0, log=log, name=name) for name in "ab"}
+        timing.interleave(sides, timing.Plan(3, {"a": 1, "b": 1}), clock)
+        assert "".join(log) == "abbaab"
+
+    def test_a_slow_side_skips_rounds_and_still_pairs(self):
+        clock = Clock()
+        sides = {"slow": clock.run(8.0), "fast": clock.run(1.0)}
+        samples = timing.interleave(sides, timing.Plan(8, {"slow": 4, "fast": 1}), clock)
+        assert (samples["slow"].runs, samples["fast"].runs) == (2, 8)
+        assert timing.ratio(samples["slow"], samples["fast"]) == timing.Ratio(8.0, 8.0, 8.0, 2)
+
+    def test_drift_that_hits_both_sides_leaves_the_ratio(self):
+        clock = Clock()
+        sides = {"a": clock.run(2.0, 4.0, 8.0), "b": clock.run(1.0, 2.0, 4.0)}
+        samples = timing.interleave(sides, timing.Plan(3, {"a": 1, "b": 1}), clock)
+        assert timing.ratio(samples["a"], samples["b"]).median == 2.0
+
+    def test_a_difference_within_the_spread_is_noise(self):
+        a, b = timing.Samples({0: 1.0, 1: 1.2, 2: 0.9}), timing.Samples({0: 1.1, 1: 1.0, 2: 1.0})
+        assert timing.ratio(a, b).noise
+        assert not timing.ratio(timing.Samples({0: 3.0, 1: 3.1}), b).noise
+
+    def test_sides_that_never_met_have_no_ratio(self):
+        with pytest.raises(ValueError, match="share no round"):
+            timing.ratio(timing.Samples({0: 1.0}), timing.Samples({1: 1.0}))
+
+    def test_the_plan_keeps_to_the_budget_and_the_bounds(self):
+        estimates = {"fast": 0.01, "slow": 1.0, "slower": 3.0}
+        plan = timing.plan(estimates, budget=9.0, least=2, most=60)
+        counts = {name: -(-plan.rounds // stride) for name, stride in plan.strides.items()}
+        assert counts["fast"] == 60
+        assert 2 <= counts["slower"] <= counts["slow"] <= 6
+        assert all(stride & (stride - 1) == 0 for stride in plan.strides.values())
+        assert plan.seconds(estimates) <= 2 * 9.0
+
+    def test_warm_up_stops_when_stable(self):
+        clock = Clock()
+        assert timing.warm_up(clock.run(5.0, 3.0, 1.0, 1.05, 99.0), 100.0, clock) == pytest.approx(1.05)
+        assert timing.warm_up(clock.run(5.0, 99.0), 2.0, clock) == 5.0
+
+
+class TestAccuracy:
+    def errors(self, value, dtype=torch.float32):
+        exact = {"output": [torch.ones(4, dtype=torch.float64)]}
+        return accuracy.group_errors({"output": [torch.full((4,), value, dtype=dtype)]}, exact)
+
+    def test_twice_stock_is_right_and_more_is_wrong(self):
+        stock = self.errors(1 + 1e-5)
+        assert accuracy.judge(self.errors(1 + 1.9e-5), stock).right
+        assert not accuracy.judge(self.errors(1 + 2.2e-5), stock).right
+
+    def test_nothing_is_asked_to_beat_rounding(self):
+        verdict = accuracy.judge(self.errors(1 + 1.2e-7), self.errors(1.0))
+        assert verdict.right
+        assert verdict.ratio == pytest.approx(2, rel=0.1)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_what_is_not_finite_is_wrong(self, value):
+        assert not accuracy.judge(self.errors(value), self.errors(1.0)).right
+        assert not accuracy.judge(self.errors(value), self.errors(value)).right
+
+    def test_a_stock_result_far_off_excuses_nothing(self):
+        assert not accuracy.judge(self.errors(1.0), self.errors(1.5)).right
+
+    def test_a_wrong_shape_is_wrong(self):
+        errors = accuracy.group_errors({"output": [torch.ones(3)]}, {"output": [torch.ones(4, dtype=torch.float64)]})
+        assert errors["output"].relative == math.inf
+
+
+class TestMemory:
+    def test_storages_count_once_and_parameters_not(self):
+        weight = torch.randn(8, 8, requires_grad=True)
+        x = torch.randn(4, 8, requires_grad=True)
+        with memory.saved_bytes([weight]) as saved:
+            y = x @ weight
+            y = y * x[:2].repeat(2, 1) + y * y
+        y.sum().backward()
+        # x for the product, y once though it is saved three times, and the repeated rows: 3 maps of 4 x 8.
+        assert saved.total == 3 * 4 * 8 * 4
+
+    def test_peak_growth_sees_what_was_touched(self):
+        size = 64 << 20
+        result, grown = memory.peak_growth(lambda: torch.ones(size // 4).sum().item())
+        assert result == size // 4
+        assert grown is None or 0.9 * size < grown < 2 * size
+
+
+class TestCeilings:
+    def test_bandwidth_between_the_measured_points(self):
+        assert CEILINGS.bandwidth(1) == 1e10
+        assert CEILINGS.bandwidth(1 << 24) == pytest.approx((1e10 + 2e9) / 2)
+        assert CEILINGS.bandwidth(1 << 30) == 2e9
+
+    def test_least_seconds_of_steps_add(self):
+        compute, move = Cost(flops=10**11), Cost(read=1 << 20)
+        assert CEILINGS.least_seconds([compute, move]) == pytest.approx(1 + (1 << 20) / 1e10)
+
+
+class TestBaselines:
+    def test_convolved_sums_are_the_sums_of_the_convolution(self):
+        x, weight = torch.randn(1, 3, 8, 8), torch.randn(3, 3, 3, 3)
+        (sums,) = baselines.convolved_region_sums(x, [weight], (2,))
+        mapped = torch.conv2d(x, weight, padding=1)
+        torch.testing.assert_close(sums, torch.nn.functional.avg_pool2d(mapped, 4) * 16)
+
+    def test_the_floor_moves_the_bytes(self):
+        copied = baselines.moving(Cost(read=600, written=400), torch.float32)()
+        assert 2 * copied.numel() * 4 == 1000
+        assert baselines.moving(Cost(read=1000, written=8), torch.float32)().item() == 252
+
+    def test_the_floor_has_every_fusion_convolution(self, work):
+        from zigzag.bench.neck import layers
+
+        assert len(layers(work, laterals=False)) == (2 * (3 - 1) + 1) * 4
+        assert len(layers(work, laterals=True)) == 24
+        for x, weight, _ in layers(work, laterals=True):
+            assert x.shape[1] == weight.shape[1]
+
+
+class TestCases:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "region_stats.level1",
+            "region_stats.norm.level1",
+            "region_codes",
+            "dense_pathway.level1",
+            "dense_pathway.level4",
+        ],
+    )
+    def test_operations_are_right_and_timed(self, work, name):
+        rows = measured(build(name, work))
+        assert {side for side, _ in rows} >= {OURS, FLOOR}
+        for (side, _), row in rows.items():
+            assert row.status == "ok", row.note
+            assert row.p20 <= row.median <= row.p80
+            assert side == FLOOR or row.error_ratio <= 2
+        assert rows[FLOOR, "forward"].over_floor == 1.0
+
+    def test_the_neck_is_right_and_timed(self, work):
+        rows = measured(build("neck.fuse", work))
+        assert {side for side, _ in rows} == {OURS, EAGER, COMMUTED, FLOOR}
+        assert all(row.status == "ok" for row in rows.values()), [row.note for row in rows.values()]
+        assert rows[EAGER, "forward+backward"].saved_bytes > 0
+
+    def test_checking_the_neck_leaves_its_parameters(self, work):
+        case = build("neck.fuse", work)
+        before = {name: value.clone() for name, value in work.parameters.items()}
+        with case.checking("forward+backward"):
+            assert (work.parameters["output.0.norm.weight"] == 0.25).all()
+        assert all(torch.equal(value, before[name]) for name, value in work.parameters.items())
+
+    def test_the_whole_neck_has_its_laterals_in_the_floor(self, work):
+        rows = measured(build("neck.whole", work), ["forward"])
+        fused = measured(build("neck.fuse", work), ["forward"])
+        assert all(row.status == "ok" for row in rows.values())
+        assert rows[FLOOR, "forward"].flops > fused[FLOOR, "forward"].flops
+
+    def test_rows_go_through_json(self, work, tmp_path):
+        from zigzag.bench import rows
+
+        found = list(measured(build("dense_pathway.level4", work)).values())
+        rows.write(tmp_path / "rows.json", found, rows.machine(2))
+        read = json.loads((tmp_path / "rows.json").read_text())
+        assert len(read) == len(found)
+        assert read[0]["schema"] == rows.SCHEMA
+        wanted = {
+            "case",
+            "backend",
+            "direction",
+            "dtype",
+            "layout",
+            "shape",
+            "kernel",
+            "threads",
+            "median",
+            "p20",
+            "p80",
+        }
+        wanted |= {"bytes", "flops", "roofline", "error_ratio", "commit", "torch", "cpu", "date", "reproduce"}
+        assert wanted <= read[0].keys()
+
+
+class TestRefusal:
+    """A planted wrong result gets no time and no speedup, and stock PyTorch keeps its own."""
+
+    def wrong(self, monkeypatch, operation, spoil):
+        original = getattr(zigzag.ops, operation)
+        monkeypatch.setattr(zigzag.ops, operation, lambda *args, **kwargs: spoil(original(*args, **kwargs)))
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            pytest.param(lambda result: (result[0] * 1.00001, result[1]), id="one part in 100,000"),
+            pytest.param(lambda result: (result[0], result[1] + math.nan), id="NaN"),
+            pytest.param(lambda result: (result[0].roll(1, 1), result[1]), id="wrong cell"),
+        ],
+    )
+    def test_a_wrong_operation(self, work, monkeypatch, spoil):
+        self.wrong(monkeypatch, "region_stats", spoil)
+        rows = measured(build("region_stats.level1", work))
+        for direction in ("forward", "forward+backward"):
+            row = rows[OURS, direction]
+            assert (row.status, row.runs, row.median, row.speedup, row.roofline) == ("WRONG", 0, None, None, None)
+            assert "times stock PyTorch's" in row.note
+            assert rows[EAGER, direction].status == "ok"
+            assert rows[EAGER, direction].speedup is None
+
+    def test_a_wrong_gradient(self, work, monkeypatch):
+        class Spoiled(torch.autograd.Function):
+            @staticmethod
+            def forward(_, x):
+                return x.clone()
+
+            @staticmethod
+            def backward(_, grad):
+                return grad * 1.0001
+
+        self.wrong(monkeypatch, "dense_pathway", Spoiled.apply)
+        rows = measured(build("dense_pathway.level1", work))
+        assert rows[OURS, "forward"].status == "ok"
+        assert rows[OURS, "forward+backward"].status == "WRONG"
+        assert "gradients" in rows[OURS, "forward+backward"].note
+
+    def test_a_wrong_neck(self, work, monkeypatch):
+        backends = importlib.import_module("zigzag.backends")
+        original = zigzag.nn.neck.dense_pathway
+
+        def spoiled(*args, **kwargs):
+            result = original(*args, **kwargs)
+            by_default = backends._chosen is None
+            return result * 1.0001 if by_default and isinstance(result, torch.Tensor) else result
+
+        monkeypatch.setattr(zigzag.nn.neck, "dense_pathway", spoiled)
+        rows = measured(build("neck.fuse", work), ["forward"])
+        status = {side: row.status for (side, _), row in rows.items()}
+        assert status == {OURS: "WRONG", COMMUTED: "ok", EAGER: "ok", FLOOR: "ok"}
+
+    def test_references_that_disagree_stop_everything(self, work, monkeypatch):
+        from zigzag.bench.settings import BenchError
+
+        case = build("neck.fuse", work)
+        original = zigzag.reference.neck.fuse
+        monkeypatch.setattr(
+            zigzag.reference.neck, "fuse", lambda *args: [values * (1 + 1e-8) for values in original(*args)]
+        )
+        with pytest.raises(BenchError, match="literal and the commuted"):
+            case.exact("forward")
+
+    def test_a_side_that_raises_is_reported(self, work):
+        def broken(maps, parameters):
+            raise RuntimeError("no such kernel\nand more")
+
+        case = build("dense_pathway.level1", work)
+        failing = dataclasses.replace(case.formulations[OURS], call=broken)
+        rows = measured(dataclasses.replace(case, formulations={**case.formulations, OURS: failing}))
+        row = rows[OURS, "forward"]
+        assert (row.status, row.note, row.median) == ("failed", "no such kernel", None)
+        assert rows[EAGER, "forward"].status == "ok"
