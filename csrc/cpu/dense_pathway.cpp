@@ -140,14 +140,17 @@ void plan_pathway(Plan& plan, const Map& target, const Tensors& sources, const O
     source.max_count = geometry.max_count;
     args.max_atoms = std::max(args.max_atoms, geometry.max_atoms);
   }
-  plan.blocks = channel_blocks(target.c, target.n, args.f64);
   args.sources = plan.sources.data();
   args.source_count = static_cast<int64_t>(plan.sources.size());
   args.heights = plan.heights.data(), args.widths = plan.widths.data();
   args.grids = plan.grids.data();
   args.grid_count = static_cast<int64_t>(plan.grids.size());
-  args.blocks = plan.blocks.data();
-  args.block_count = static_cast<int64_t>(plan.blocks.size());
+}
+
+void set_blocks(Plan& plan, std::vector<Block> blocks) {
+  plan.blocks = std::move(blocks);
+  plan.args.blocks = plan.blocks.data();
+  plan.args.block_count = static_cast<int64_t>(plan.blocks.size());
 }
 
 Tensors dense_pathway(const Tensor& base, Tensors sources, OptionalTensors codes, OptionalTensor base_scale,
@@ -165,9 +168,9 @@ Tensors dense_pathway(const Tensor& base, Tensors sources, OptionalTensors codes
   if (residual.has_value()) args.output_sum = zigzag::map_of(results[1]);
   args.base_scale = table(base_scale), args.base_shift = table(base_shift), args.gain = table(gain);
   args.relu = relu, args.product = product;
-  // Rows do not depend on each other: where images and blocks are fewer than the threads, rows are shared out too.
-  const int64_t tasks = std::max<int64_t>(args.images * args.block_count, 1);
-  args.bands = clamp_to(torch::stable::get_num_threads() / tasks, 1, args.height);
+  // Rows do not depend on each other: where images and blocks are fewer than the threads, rows are shared out.
+  set_blocks(plan, channel_blocks(args.channels, args.f64, 16, 1));
+  args.bands = clamp_to(blocks_wanted(args.images * args.block_count), 1, args.height);
   const PathwayKernels& kernels = ZIGZAG_KERNELS(dense_pathway_kernels);
   parallel_tasks(args.images * args.block_count * args.bands, kernels.scratch_bytes(args, false),
                  [&](int64_t begin, int64_t end, void* scratch) { kernels.forward(args, begin, end, scratch); });
@@ -195,6 +198,7 @@ Tensors dense_pathway_backward(OptionalTensor grad, OptionalTensor grad_sum, Opt
   args.base_scale = table(base_scale), args.base_shift = table(base_shift), args.gain = table(gain);
   args.relu = relu, args.product = product;
   const int64_t n = target.n, c = target.c;
+  set_blocks(plan, channel_blocks(c, args.f64, 4, blocks_wanted(n)));
   Tensors results = {map_like(like)};
   args.grad_base = zigzag::map_of(results[0]);
   results.push_back(grad_table(like, base_scale.has_value(), {n, c}, &args.grad_base_scale));

@@ -306,7 +306,7 @@ void run_backward(const PathwayArgs& args, int64_t begin, int64_t end, void* mem
   const BackwardScratch<A> s = take_backward<A>(arena, args, kWide * kLanes<A>);
   for (int64_t task = begin; task < end; ++task) {
     const Block& block = args.blocks[task % args.block_count];
-    const auto work = block.wide ? backward_block<A, kWide> : backward_block<A, 1>;
+    const auto work = block.vectors == kWide ? backward_block<A, kWide> : backward_block<A, 1>;
     work(args, task / args.block_count, block, s);
   }
 }

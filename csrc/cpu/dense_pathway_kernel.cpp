@@ -108,11 +108,13 @@ void forward_block(const PathwayArgs& args, int64_t n, const Block& block, int64
 template <class A>
 void run_forward(const PathwayArgs& args, int64_t begin, int64_t end, void* memory) {
   Arena<A> arena(memory);
-  const ForwardScratch<A> s = take_forward<A>(arena, args, kWide * kLanes<A>);
+  const ForwardScratch<A> s = take_forward<A>(arena, args, kFull * kLanes<A>);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t band = task % args.bands, n = task / args.bands / args.block_count;
     const Block& block = args.blocks[task / args.bands % args.block_count];
-    const auto work = block.wide ? forward_block<A, kWide> : forward_block<A, 1>;
+    const auto work = block.vectors == kFull   ? forward_block<A, kFull>
+                      : block.vectors == kWide ? forward_block<A, kWide>
+                                               : forward_block<A, 1>;
     work(args, n, block, args.height * band / args.bands, args.height * (band + 1) / args.bands, s);
   }
 }
@@ -131,7 +133,7 @@ int64_t count_scratch(const PathwayArgs& args, bool backward) {
   if (backward) {
     take_backward<A>(arena, args, kWide * kLanes<A>);
   } else {
-    take_forward<A>(arena, args, kWide * kLanes<A>);
+    take_forward<A>(arena, args, kFull * kLanes<A>);
   }
   return arena.bytes();
 }

@@ -15,11 +15,11 @@ struct Map {
   int64_t sn = 0, sc = 0, sh = 0, sw = 0;
 };
 
-// A run of channels that one task works on: four vectors of them, or one.
+// A run of channels that one task works on: so many vectors of them, the last perhaps in part.
 struct Block {
   int64_t first;
   int64_t count;
-  bool wide;
+  int vectors;
 };
 
 }  // namespace zigzag

@@ -98,7 +98,7 @@ void plan_images(Plan& plan, const Tensor& x, const std::vector<int64_t>& grids,
     plan.cols.push_back(plan.owned.back()->view);
     args.max_atoms = std::max({args.max_atoms, plan.rows.back().atoms, plan.cols.back().atoms});
   }
-  plan.blocks = channel_blocks(args.x.c, args.x.n, args.f64);
+  plan.blocks = channel_blocks(args.x.c, args.f64, 4, blocks_wanted(args.x.n));
   args.rows = plan.rows.data();
   args.cols = plan.cols.data();
   args.blocks = plan.blocks.data();

@@ -267,8 +267,8 @@ void run(const StatsArgs& args, int64_t begin, int64_t end, void* memory, bool b
   for (int64_t task = begin; task < end; ++task) {
     const int64_t n = task / args.block_count;
     const Block& block = args.blocks[task % args.block_count];
-    const auto work = backward ? (block.wide ? backward_block<A, kWide> : backward_block<A, 1>)
-                               : (block.wide ? forward_block<A, kWide> : forward_block<A, 1>);
+    const auto work = backward ? (block.vectors == kWide ? backward_block<A, kWide> : backward_block<A, 1>)
+                               : (block.vectors == kWide ? forward_block<A, kWide> : forward_block<A, 1>);
     work(args, n, block, scratch);
   }
 }

@@ -23,8 +23,10 @@ constexpr int kVectorBytes = 16;
 template <class A>
 constexpr int kLanes = kVectorBytes / sizeof(A);
 
-// A wide block is four vectors of channels, enough independent sums to hide the latency of an addition.
+// A wide block is four vectors of channels, enough independent sums to hide the latency of an addition. A full one is
+// sixteen, for walks that hold no sums: whole pixels of 256 float channels, a stream that the hardware can follow.
 constexpr int kWide = 4;
+constexpr int kFull = 16;
 
 template <class A>
 struct VectorOf {

@@ -83,8 +83,14 @@ void parallel_tasks(int64_t tasks, int64_t bytes, const Work& work) {
   });
 }
 
-// Channels cut into wide blocks, and narrow ones for the rest; narrow ones only where wide ones would leave threads
-// idle. A channel's arithmetic is the same in either, so results do not depend on the choice.
-std::vector<Block> channel_blocks(int64_t channels, int64_t images, bool f64);
+// How many blocks an image needs for all threads to have work.
+inline int64_t blocks_wanted(int64_t images) {
+  const int64_t threads = torch::stable::get_num_threads();
+  return images > 0 ? (threads + images - 1) / images : 1;
+}
+
+// Channels cut into blocks of `widest` vectors or, where those are fewer than `wanted` per image or channels are left,
+// of four or of one. A channel's arithmetic is the same in all of them, so results do not depend on the choice.
+std::vector<Block> channel_blocks(int64_t channels, bool f64, int widest, int64_t wanted);
 
 }  // namespace zigzag
