@@ -19,7 +19,7 @@ class Level(NamedTuple):
 
     Attributes:
         valid: (N, 2) integers, every image's own height and width in a padded batch, or None.
-        pixels: of an image; an int, or (N, 1) integers with ``valid``.
+        pixels: of an image; an int, or (N, 1, 1) integers with ``valid``.
         overlap: pixels that two cells of the region grids share, float64, (S, S), or (N, S, S) with ``valid``.
     """
 
@@ -33,7 +33,7 @@ def levels_of(maps: Sequence[Tensor], valid: Sequence[Tensor] | None, config: Ne
     if valid is None:
         return [Level(None, x.shape[2] * x.shape[3], _overlap_of_map(x, config.grids)) for x in maps]
     return [
-        Level(own, own.prod(1, keepdim=True), overlap(own[:, 0], own[:, 1], config.grids).double()) for own in valid
+        Level(own, own.prod(1)[:, None, None], overlap(own[:, 0], own[:, 1], config.grids).double()) for own in valid
     ]
 
 

@@ -39,7 +39,7 @@ def folded_group_norm(
     Args:
         total: sum of x over the pixels of every channel, (N, C).
         power: sum of squares, (N, C).
-        pixels: how many pixels were summed; an int, or integers (N, 1), one for every image of a padded batch.
+        pixels: how many pixels were summed; an int, or integers (N, 1, 1), one for every image of a padded batch.
         norm: groups, eps, weight (C,) and bias (C,).
         dtype: of the result.
 
@@ -48,12 +48,12 @@ def folded_group_norm(
     """
     images, channels = power.shape
     size = channels // norm.num_groups
-    moments = torch.stack((total, power)).double().view(2, images, norm.num_groups, size)
-    mean, square = (moments.sum(3) / (pixels * size)).unbind()
+    moments = torch.stack((total, power)).view(2, images, norm.num_groups, size)
+    mean, square = (moments.sum(3, keepdim=True, dtype=torch.float64) / (pixels * size)).unbind()
     deviation = torch.addcmul(square, mean, mean, value=-1).clamp(min=0).add(norm.eps).sqrt()
-    scale = norm.weight.view(-1, size) / deviation[..., None]
-    shift = torch.addcmul(norm.bias.view(-1, size).double(), mean[..., None], scale, value=-1)
-    return scale.flatten(1).to(dtype), shift.flatten(1).to(dtype)
+    scale = norm.weight.view(-1, size) / deviation
+    shift = norm.bias.view(-1, size) - mean * scale
+    return scale.view(power.shape).to(dtype), shift.view(power.shape).to(dtype)
 
 
 def region_context_moments(
@@ -76,5 +76,5 @@ def region_context_moments(
         (sum, sum of squares) of R, (N, C) each, float64.
     """
     sums, codes = sums.double(), codes.double()
-    region = sums + overlap @ codes
+    region = torch.baddbmm(sums, overlap.expand(len(sums), -1, -1), codes)
     return region[:, :first].sum(1), power + (codes * (sums + region)).sum(1)
