@@ -31,7 +31,8 @@ ResizePlan plan_resize(int64_t source, int64_t target, Resize resize) {
     p.count.push_back(static_cast<int32_t>(tap.count));
     p.first.push_back(tap.first);
   }
-  p.view = {source, target, p.start.data(), p.count.data(), p.first.data()};
+  const int64_t longest = target > 0 ? *std::max_element(p.count.begin(), p.count.end()) : 1;
+  p.view = {source, target, longest, p.start.data(), p.count.data(), p.first.data()};
   return p;
 }
 
@@ -92,9 +93,7 @@ void plan_source(SourcePlan& plan, const std::vector<Extent>& from, const std::v
     plan.cols.push_back(add(plan, plan_resize(from[n].width, to[n].width, resize)));
     plan.cell_rows.push_back(add(plan, plan_cells(from[n].height, grids)));
     plan.cell_cols.push_back(add(plan, plan_cells(from[n].width, grids)));
-    for (const int32_t count : plan.resizes[plan.resizes.size() - 2]->count) {
-      plan.max_count = std::max<int64_t>(plan.max_count, count);
-    }
+    plan.max_count = std::max(plan.max_count, plan.rows.back().longest);
   }
 }
 

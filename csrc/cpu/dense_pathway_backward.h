@@ -36,95 +36,117 @@ inline void add_to(A* to, Vec<A> value) {
   store(to, load(to) + value);
 }
 
-// to[k] += weight of k * value, for the columns that one target pixel read: the adjoint of mix_columns.
-template <class A>
-inline void spread_columns(const ResizeAxis& cols, int64_t w, int64_t lanes, Vec<A> value, A* to) {
-  to += cols.start[w] * lanes;
-  const A first = static_cast<A>(cols.first[w]);
-  if (cols.count[w] == 1) return add_to(to, value);
-  if (cols.count[w] == 2) {
-    add_to(to, splat(first) * value);
-    return add_to(to + lanes, splat(A(1) - first) * value);
-  }
-  for (int64_t k = 0; k < cols.count[w]; ++k) add_to(to + k * lanes, splat(first) * value);
-}
-
-// The gradient of one vector of one pixel with respect to every resized source, products taken from both ends.
-template <class A, bool product>
-inline void spread_product(const PathwayArgs& args, int64_t n, int64_t w, int64_t lanes, int offset, Vec<A> grad,
+// The gradient of one vector of one pixel with respect to every context row, products taken from both ends.
+template <class A, bool product, int M>
+inline void spread_product(const PathwayArgs& args, int64_t w, int offset, Vec<A> grad, Vec<A> gain, Vec<A>& grad_gain,
                            const BackwardScratch<A>& s) {
-  const int64_t count = args.source_count;
-  Vec<A> value[kMaxSources], after[kMaxSources];
-  for (int64_t j = 0; j < count; ++j) {
-    const SourceScratch<A>& source = s.sources[j];
-    const ColumnTap<A> tap = column_tap<A>(args.sources[j].cols[n], w, source.mixed, lanes);
-    value[j] = load(source.scale + offset) * mix_columns<A>(tap, lanes, offset) + load(source.shift + offset);
-  }
+  constexpr int most = M < 0 ? static_cast<int>(kMaxSources) : M;
+  const int count = M < 0 ? static_cast<int>(args.source_count) : M;
+  Vec<A> value[most], after[most];
   Vec<A> all = splat(A(product ? 1 : 0));
-  for (int64_t j = count - 1; j >= 0; --j) {
+  for (int j = count - 1; j >= 0; --j) {
+    const ColumnTap<A>& tap = s.sources[j].taps[w];
+    value[j] = splat(tap.weight) * load(tap.pixel + offset) + splat(tap.rest) * load(tap.other + offset);
     after[j] = all;
     all = product ? all * value[j] : all + value[j];
   }
-  add_to(s.grad_gain + offset, grad * all);
-  Vec<A> before = grad * load(s.gain + offset);
-  for (int64_t j = 0; j < count; ++j) {
-    spread_columns<A>(args.sources[j].cols[n], w, lanes, product ? before * after[j] : before,
-                      s.sources[j].grad_mixed + offset);
+  grad_gain += grad * all;
+  Vec<A> before = grad * gain;
+  for (int j = 0; j < count; ++j) {
+    const SourceScratch<A>& source = s.sources[j];
+    const ColumnTap<A>& tap = source.taps[w];
+    const Vec<A> change = product ? before * after[j] : before;
+    A* to = source.grad_context + offset;
+    add_to(to + (tap.pixel - source.context), splat(tap.weight) * change);
+    add_to(to + (tap.other - source.context), splat(tap.rest) * change);
     if (product) before *= value[j];
   }
 }
 
-// One target row: writes grad_base, and adds to the gradients of the mixed rows and of the small tables.
-template <class A, int NV, bool product>
-void backward_row(const PathwayArgs& args, int64_t n, Row<A> base, Row<A> grad, Row<A> grad_sum, Row<A> to,
-                  const BackwardScratch<A>& s) {
-  constexpr int64_t lanes = NV * kLanes<A>;
-  for (int64_t w = 0; w < args.widths[n]; ++w) {
-    for (int v = 0; v < NV; ++v) {
-      const int o = v * kLanes<A>;
-      Vec<A> g = {};
-      if (grad.data) g = load(grad.data + w * grad.step + o);
-      if (grad_sum.data) g += load(grad_sum.data + w * grad_sum.step + o);
-      Vec<A> through = g;
-      if (base.data) {
-        const Vec<A> x = load(base.data + w * base.step + o), scale = load(s.scale + o);
-        if (args.relu) {
-          const Vec<A> y = scale * x + load(s.shift + o);
-          through = y <= Vec<A>{} ? Vec<A>{} : g;
-        }
-        add_to(s.grad_scale + o, through * x);
-        add_to(s.grad_shift + o, through);
+// The rows of one target row; absent ones are null.
+template <class A>
+struct TargetRows {
+  Row<A> base, grad, grad_sum, grad_base;
+};
+
+// One target row: writes grad_base, and adds to the gradients of the context rows and of the small tables. A vector of
+// channels is carried along the row, so that its sums stay in registers.
+template <class A, int NV, bool product, int M>
+void backward_row(const PathwayArgs& args, int64_t n, const TargetRows<A>& rows, const BackwardScratch<A>& s) {
+  for (int o = 0; o < NV * kLanes<A>; o += kLanes<A>) {
+    const Vec<A> scale = load(s.scale + o), shift = load(s.shift + o), gain = load(s.gain + o);
+    Vec<A> grad_scale = load(s.grad_scale + o), grad_shift = load(s.grad_shift + o);
+    Vec<A> grad_gain = load(s.grad_gain + o);
+    for (int64_t w = 0; w < args.widths[n]; ++w) {
+      Vec<A> grad = {};
+      if (rows.grad.data) grad = load(rows.grad.data + w * rows.grad.step + o);
+      if (rows.grad_sum.data) grad += load(rows.grad_sum.data + w * rows.grad_sum.step + o);
+      Vec<A> through = grad;
+      if (rows.base.data) {
+        const Vec<A> x = load(rows.base.data + w * rows.base.step + o);
+        const Vec<A> y = scale * x + shift;
+        if (args.relu) through = y <= Vec<A>{} ? Vec<A>{} : grad;
+        grad_scale += through * x;
+        grad_shift += through;
         through *= scale;
       }
-      store(to.data + w * to.step + o, through);
-      if (args.source_count > 0) spread_product<A, product>(args, n, w, lanes, o, g, s);
+      store(rows.grad_base.data + w * rows.grad_base.step + o, through);
+      if constexpr (M != 0) spread_product<A, product, M>(args, w, o, grad, gain, grad_gain, s);
     }
+    store(s.grad_scale + o, grad_scale);
+    store(s.grad_shift + o, grad_shift);
+    store(s.grad_gain + o, grad_gain);
   }
-  zero_pixels(to, args.widths[n], args.width, lanes);
+  zero_pixels(rows.grad_base, args.widths[n], args.width, NV * kLanes<A>);
 }
 
-// Sums of one mixed row's gradient by column atom, into code_row, and into the affine's gradient.
+template <class A, int NV, bool product>
+auto backward_row_for(int64_t count) {
+  return count == 0   ? backward_row<A, NV, product, 0>
+         : count == 1 ? backward_row<A, NV, product, 1>
+         : count == 2 ? backward_row<A, NV, product, 2>
+         : count == 3 ? backward_row<A, NV, product, 3>
+                      : backward_row<A, NV, product, -1>;
+}
+
+// From the gradient of a context row to that of its affine, and of the mixed row.
 template <class A, int NV>
-void reduce_mixed(const PathwaySource& source, int64_t n, const SourceScratch<A>& s) {
+void reduce_context(const PathwaySource& source, int64_t n, const SourceScratch<A>& s) {
   constexpr int64_t lanes = NV * kLanes<A>;
-  const int64_t whole[] = {0, source.cols[n].source};
-  const int64_t atoms = source.codes ? source.cell_cols[n].atoms : 1;
-  for (int64_t c = 0; c < atoms; ++c) {
-    const int64_t low = source.codes ? source.cell_cols[n].bounds[c] : whole[0];
-    const int64_t high = source.codes ? source.cell_cols[n].bounds[c + 1] : whole[1];
-    Vec<A> sum[NV] = {}, scaled[NV] = {};
-    for (int64_t i = low * lanes; i < high * lanes; i += lanes) {
-      for (int v = 0; v < NV; ++v) {
-        const Vec<A> grad = load(s.grad_mixed + i + v * kLanes<A>);
-        sum[v] += grad;
-        scaled[v] += grad * load(s.mixed + i + v * kLanes<A>);
-      }
+  int64_t width;
+  const A* plain = plain_context(source, n, s, &width);
+  for (int o = 0; o < lanes; o += kLanes<A>) {
+    Vec<A> grad_scale = load(s.grad_scale + o), grad_shift = load(s.grad_shift + o);
+    for (int64_t i = o; i < width * lanes; i += lanes) {
+      const Vec<A> grad = load(s.grad_context + i);
+      grad_scale += grad * load(plain + i);
+      grad_shift += grad;
     }
-    for (int v = 0; v < NV; ++v) {
-      add_to(s.grad_shift + v * kLanes<A>, sum[v]);
-      add_to(s.grad_scale + v * kLanes<A>, scaled[v]);
-      store(s.code_row + c * lanes + v * kLanes<A>, sum[v]);
+    store(s.grad_scale + o, grad_scale);
+    store(s.grad_shift + o, grad_shift);
+  }
+  if (!shrinks(source, n)) return;
+  const ResizeAxis& cols = source.cols[n];
+  memset(s.grad_mixed, 0, cols.source * lanes * sizeof(A));
+  for (int64_t w = 0; w < cols.target; ++w) {
+    const Vec<A> weight = splat(static_cast<A>(cols.first[w]));
+    for (int o = 0; o < lanes; o += kLanes<A>) {
+      const Vec<A> change = weight * load(s.grad_context + w * lanes + o);
+      for (int64_t k = 0; k < cols.count[w]; ++k) add_to(s.grad_mixed + (cols.start[w] + k) * lanes + o, change);
     }
+  }
+}
+
+// Sums of one mixed row's gradient by column atom, into code_row.
+template <class A, int NV>
+void reduce_codes(const CellAxis& cols, const A* grad_mixed, const SourceScratch<A>& s) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  for (int64_t c = 0; c < cols.atoms; ++c) {
+    Vec<A> sum[NV] = {};
+    for (int64_t i = cols.bounds[c] * lanes; i < cols.bounds[c + 1] * lanes; i += lanes) {
+      for (int v = 0; v < NV; ++v) sum[v] += load(grad_mixed + i + v * kLanes<A>);
+    }
+    for (int v = 0; v < NV; ++v) store(s.code_row + c * lanes + v * kLanes<A>, sum[v]);
   }
 }
 
@@ -139,10 +161,10 @@ class GradRows {
         map_(source.grad, block, n, lanes) {}
 
   // Adds the gradient of target row d's mixed row to the rows it was mixed from.
-  void add(int64_t d) {
+  void add(int64_t d, const A* grad_mixed) {
     const int64_t end = rows_.start[d] + rows_.count[d];
     for (int64_t r = rows_.start[d]; r < end; ++r) {
-      spread(place(r), static_cast<A>(tap_weight(rows_, d, r - rows_.start[d])), r >= fresh_);
+      spread(place(r), static_cast<A>(tap_weight(rows_, d, r - rows_.start[d])), grad_mixed, r >= fresh_);
     }
     if (end > fresh_) fresh_ = end;
   }
@@ -163,13 +185,13 @@ class GradRows {
     return map_.begin(r, s_->grad_rows + r % source_->max_count * source_->map.w * lanes);
   }
 
-  void spread(const Row<A>& to, A weight, bool fresh) const {
+  void spread(const Row<A>& to, A weight, const A* grad_mixed, bool fresh) const {
     Vec<A> scale[NV];
     for (int v = 0; v < NV; ++v) scale[v] = splat(weight) * load(s_->scale + v * kLanes<A>);
     for (int64_t w = 0; w < width_; ++w) {
       for (int v = 0; v < NV; ++v) {
         const int o = v * kLanes<A>;
-        const Vec<A> value = scale[v] * load(s_->grad_mixed + w * lanes + o);
+        const Vec<A> value = scale[v] * load(grad_mixed + w * lanes + o);
         A* pixel = to.data + w * to.step + o;
         store(pixel, fresh ? value : load(pixel) + value);
       }
@@ -251,13 +273,17 @@ void prepare_backward(const PathwayArgs& args, int64_t n, const Block& block, co
   memset(s.grad_gain, 0, lanes * sizeof(A));
 }
 
-// The gradients of row d's sources, after backward_row has left those of the mixed rows.
+// The gradients of row d's sources, after backward_row has left those of the context rows.
 template <class A, int NV>
 void backward_source(const PathwayArgs& args, const PathwaySource& source, int64_t n, int64_t d,
                      const SourceScratch<A>& s, GradRows<A, NV>& grad_rows) {
-  reduce_mixed<A, NV>(source, n, s);
-  if (source.codes) spread_codes<A, NV>(source, n, d, s);
-  grad_rows.add(d);
+  reduce_context<A, NV>(source, n, s);
+  const A* grad_mixed = shrinks(source, n) ? s.grad_mixed : s.grad_context;
+  if (source.codes) {
+    reduce_codes<A, NV>(source.cell_cols[n], grad_mixed, s);
+    spread_codes<A, NV>(source, n, d, s);
+  }
+  grad_rows.add(d, grad_mixed);
   const bool last = d + 1 == args.heights[n];
   grad_rows.finish(last ? source.map.h : source.rows[n].start[d + 1]);
 }
@@ -272,17 +298,22 @@ void backward_block(const PathwayArgs& args, int64_t n, const Block& block, cons
   for (int64_t j = 0; j < args.source_count; ++j) {
     grad_rows[j] = GradRows<A, NV>(args.sources[j], block, n, s.sources[j]);
   }
-  const auto row = args.product ? backward_row<A, NV, true> : backward_row<A, NV, false>;
+  const auto row = args.product ? backward_row_for<A, NV, true>(args.source_count)
+                                : backward_row_for<A, NV, false>(args.source_count);
   const Row<A> none = {nullptr, 0};
   for (int64_t h = 0; h < args.heights[n]; ++h) {
     for (int64_t j = 0; j < args.source_count; ++j) {
       const Rows<A> map(args.sources[j].map, block, n, lanes);
-      mix_rows<A, NV>(args.sources[j], map, n, h, s.sources[j]);
-      memset(s.sources[j].grad_mixed, 0, args.sources[j].cols[n].source * lanes * sizeof(A));
+      make_context<A, NV>(args.sources[j], map, n, h, s.sources[j]);
+      int64_t width;
+      plain_context(args.sources[j], n, s.sources[j], &width);
+      memset(s.sources[j].grad_context, 0, width * lanes * sizeof(A));
     }
-    row(args, n, args.base.data ? base.read(h, args.width, s.base) : none,
-        args.grad.data ? grad.read(h, args.width, s.grad) : none,
-        args.grad_sum.data ? grad_sum.read(h, args.width, s.grad_sum) : none, grad_base.begin(h, s.grad_base), s);
+    const TargetRows<A> rows = {args.base.data ? base.read(h, args.width, s.base) : none,
+                                args.grad.data ? grad.read(h, args.width, s.grad) : none,
+                                args.grad_sum.data ? grad_sum.read(h, args.width, s.grad_sum) : none,
+                                grad_base.begin(h, s.grad_base)};
+    row(args, n, rows, s);
     grad_base.finish(h, args.width, s.grad_base);
     for (int64_t j = 0; j < args.source_count; ++j) {
       backward_source<A, NV>(args, args.sources[j], n, h, s.sources[j], grad_rows[j]);

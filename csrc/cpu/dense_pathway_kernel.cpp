@@ -1,7 +1,9 @@
 // dense_pathway forward and the table of its kernels, for one instruction set. See zigzag/ops/dense_pathway.py for what
 // it computes. Each target row is made from its own sources' rows alone: they are mixed vertically into one row per
-// source, which stays in the first cache, then horizontally in registers, where the product is taken.
+// source, which stays in the caches, then horizontally in registers, where the product is taken.
 #include "dense_pathway_kernel.h"
+
+#include <math.h>
 
 #include "dense_pathway_backward.h"
 #include "dense_pathway_rows.h"
@@ -29,36 +31,50 @@ ForwardScratch<A> take_forward(Arena<A>& arena, const PathwayArgs& args, int64_t
   return s;
 }
 
-// gain * combine_j of the resized sources at one vector of one pixel.
-template <class A, bool product>
-inline Vec<A> combine(const ForwardScratch<A>& s, const ColumnTap<A>* taps, int64_t count, int64_t lanes, int offset) {
-  Vec<A> all = load(s.sources[0].scale + offset) * mix_columns<A>(taps[0], lanes, offset) +
-               load(s.sources[0].shift + offset);
-  for (int64_t j = 1; j < count; ++j) {
-    const Vec<A> one = load(s.sources[j].scale + offset) * mix_columns<A>(taps[j], lanes, offset) +
-                       load(s.sources[j].shift + offset);
-    all = product ? all * one : all + one;
-  }
-  return all * load(s.gain + offset);
-}
-
-template <class A, int NV, bool product>
+// One target row. M is the number of sources where that is known when this is compiled, or -1.
+template <class A, int NV, bool product, int M>
 void forward_row(const PathwayArgs& args, int64_t n, Row<A> base, Row<A> to, const ForwardScratch<A>& s) {
-  constexpr int64_t lanes = NV * kLanes<A>;
+  constexpr int most = M < 0 ? static_cast<int>(kMaxSources) : M + (M == 0);
+  const int count = M < 0 ? static_cast<int>(args.source_count) : M;
+  const Vec<A> floor = splat(args.relu ? A(0) : -static_cast<A>(INFINITY));
   for (int64_t w = 0; w < args.widths[n]; ++w) {
-    ColumnTap<A> taps[kMaxSources];
-    for (int64_t j = 0; j < args.source_count; ++j) {
-      taps[j] = column_tap<A>(args.sources[j].cols[n], w, s.sources[j].mixed, lanes);
-    }
+    ColumnTap<A> taps[most];
+    for (int j = 0; j < count; ++j) taps[j] = s.sources[j].taps[w];
     for (int v = 0; v < NV; ++v) {
       const int o = v * kLanes<A>;
       Vec<A> y = load(s.scale + o) * load(base.data + w * base.step + o) + load(s.shift + o);
-      if (args.relu) y = relu<A>(y);
-      if (args.source_count > 0) y += combine<A, product>(s, taps, args.source_count, lanes, o);
-      store(to.data + w * to.step + o, y);
+      y = y < floor ? floor : y;  // a NaN stays one
+      Vec<A> context = {};
+      for (int j = 0; j < count; ++j) {
+        const ColumnTap<A>& tap = taps[j];
+        const Vec<A> one = splat(tap.weight) * load(tap.pixel + o) + splat(tap.rest) * load(tap.other + o);
+        context = j == 0 ? one : product ? context * one : context + one;
+      }
+      store(to.data + w * to.step + o, count > 0 ? y + context : y);
     }
   }
-  zero_pixels(to, args.widths[n], args.width, lanes);
+  zero_pixels(to, args.widths[n], args.width, NV * kLanes<A>);
+}
+
+template <class A, int NV, bool product>
+auto forward_row_for(int64_t count) {
+  return count == 0   ? forward_row<A, NV, product, 0>
+         : count == 1 ? forward_row<A, NV, product, 1>
+         : count == 2 ? forward_row<A, NV, product, 2>
+         : count == 3 ? forward_row<A, NV, product, 3>
+                      : forward_row<A, NV, product, -1>;
+}
+
+// The gain rides on affines: on the first factor's, or on every summand's.
+template <class A>
+void fold_gain(const PathwayArgs& args, const Block& block, int64_t lanes, const ForwardScratch<A>& s) {
+  fill_channels<A>(args.gain, 0, args.channels, block, lanes, A(1), s.gain);
+  for (int64_t j = 0; j < (args.product ? smaller(args.source_count, 1) : args.source_count); ++j) {
+    for (int64_t i = 0; i < lanes; i += kLanes<A>) {
+      store(s.sources[j].scale + i, load(s.sources[j].scale + i) * load(s.gain + i));
+      store(s.sources[j].shift + i, load(s.sources[j].shift + i) * load(s.gain + i));
+    }
+  }
 }
 
 template <class A, int NV>
@@ -83,16 +99,17 @@ void forward_block(const PathwayArgs& args, int64_t n, const Block& block, int64
   prepare_sources<A, NV>(args, n, block, s.sources);
   fill_channels<A>(args.base_scale, n, args.channels, block, lanes, A(1), s.scale);
   fill_channels<A>(args.base_shift, n, args.channels, block, lanes, A(0), s.shift);
-  fill_channels<A>(args.gain, 0, args.channels, block, lanes, A(1), s.gain);
+  fold_gain<A>(args, block, lanes, s);
   const Rows<A> base(args.base, block, n, lanes), residual(args.residual, block, n, lanes);
   const Rows<A> output(args.output, block, n, lanes), output_sum(args.output_sum, block, n, lanes);
-  const auto row = args.product ? forward_row<A, NV, true> : forward_row<A, NV, false>;
+  const auto row = args.product ? forward_row_for<A, NV, true>(args.source_count)
+                                : forward_row_for<A, NV, false>(args.source_count);
   for (int64_t h = low; h < high; ++h) {
     const Row<A> to = output.begin(h, s.output);
     if (h < args.heights[n]) {
       for (int64_t j = 0; j < args.source_count; ++j) {
         const Rows<A> map(args.sources[j].map, block, n, lanes);
-        mix_rows<A, NV>(args.sources[j], map, n, h, s.sources[j]);
+        make_context<A, NV>(args.sources[j], map, n, h, s.sources[j]);
       }
       row(args, n, base.read(h, args.width, s.base), to, s);
     } else {

@@ -9,6 +9,7 @@ namespace zigzag {
 // first[d] each, but 1 - first[d] for the second of two.
 struct ResizeAxis {
   int64_t source = 0, target = 0;
+  int64_t longest = 1;  // the largest count
   const int32_t* start = nullptr;
   const int32_t* count = nullptr;
   const double* first = nullptr;
@@ -37,7 +38,7 @@ struct PathwaySource {
   const ResizeAxis* cols = nullptr;
   const CellAxis* cell_rows = nullptr;
   const CellAxis* cell_cols = nullptr;
-  int64_t max_count = 1;  // source rows that one target row reads, at most
+  int64_t max_count = 1;  // source rows that one target row reads, at most, over all images
 };
 
 constexpr int64_t kMaxSources = 16;
@@ -62,7 +63,7 @@ struct PathwayArgs {
   const Block* blocks = nullptr;
   int64_t block_count = 0;
   int64_t bands = 1;  // forward: parts that the rows of an image are cut into
-  int64_t max_atoms = 0, max_source_width = 0;
+  int64_t max_atoms = 0;
 };
 
 // Source rows that are weighted and added in one go.

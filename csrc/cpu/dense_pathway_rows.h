@@ -15,7 +15,7 @@ class Arena {
   explicit Arena(void* base) : base_(static_cast<A*>(base)) {}
   A* take(int64_t elements) {
     A* part = base_ ? base_ + used_ : nullptr;
-    used_ += elements;
+    used_ += (elements + 15) / 16 * 16;  // parts start on a cache line
     return part;
   }
   int64_t bytes() const { return used_ * static_cast<int64_t>(sizeof(A)); }
@@ -25,36 +25,53 @@ class Arena {
   int64_t used_ = 0;
 };
 
+// Where one target pixel reads the row that holds a source's context: two pixels and their weights, or one twice.
+template <class A>
+struct ColumnTap {
+  const A* pixel;
+  const A* other;
+  A weight, rest;
+};
+
 // The scratch of one source, for one block of channels.
 template <class A>
 struct SourceScratch {
-  A* codes;        // [row atom][column atom]: the sum of all grids' codes
-  A* code_row;     // [column atom]: those of one target row
-  A* mixed;        // [source column]: the source's rows, weighted for one target row, codes added
-  A* strip;        // kPathwayStrip source rows in the accumulation type
-  A* padded;       // a padded copy of the codes
-  A* scale;        // affine of this image
+  A* codes;               // [row atom][column atom]: the sum of all grids' codes
+  A* code_row;            // [column atom]: those of one target row
+  A* strip;               // kPathwayStrip source rows in the accumulation type
+  A* padded;              // a padded copy of the codes
+  A* scale;               // affine of this image
   A* shift;
-  A* grad_mixed;   // backward: gradient of `mixed`
-  A* grad_codes;   // backward: gradient of `codes`
+  A* mixed;               // [source column]: the source's rows, weighted for one target row, codes added
+  A* shrunk;              // [target column]: the means of mixed, where columns are averaged
+  A* context;             // affine of mixed or shrunk: what target pixels read
+  ColumnTap<A>* taps;     // [target column]
+  A* grad_context;        // backward: gradient of `context` by way of its affine's input, unscaled
+  A* grad_mixed;          // backward: the same of `mixed`
+  A* grad_codes;          // backward: the same of `codes`
   A* grad_scale;
   A* grad_shift;
-  A* grad_rows;    // backward: source rows still being summed
+  A* grad_rows;           // backward: source rows still being summed
 };
 
 template <class A>
 SourceScratch<A> take_source(Arena<A>& arena, const PathwayArgs& args, const PathwaySource& source, int64_t lanes,
                              bool backward) {
   const int64_t table = source.codes ? args.max_atoms * args.max_atoms * lanes : 0;
-  const int64_t row = source.map.w * lanes;
+  const int64_t row = source.map.w * lanes, target = args.width * lanes;
+  const int64_t longer = row > target ? row : target;
   SourceScratch<A> s;
   s.codes = arena.take(table);
   s.code_row = arena.take(args.max_atoms * lanes);
-  s.mixed = arena.take(row);
   s.strip = arena.take(kPathwayStrip * row);
   s.padded = arena.take(args.cells * lanes);
   s.scale = arena.take(lanes);
   s.shift = arena.take(lanes);
+  s.mixed = arena.take(row);
+  s.shrunk = arena.take(target);
+  s.context = arena.take(longer);
+  s.taps = reinterpret_cast<ColumnTap<A>*>(arena.take(args.width * (sizeof(ColumnTap<A>) / sizeof(A))));
+  s.grad_context = arena.take(backward ? longer : 0);
   s.grad_mixed = arena.take(backward ? row : 0);
   s.grad_codes = arena.take(backward ? table : 0);
   s.grad_scale = arena.take(backward ? lanes : 0);
@@ -160,28 +177,59 @@ void mix_rows(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_
   }
 }
 
-// One axis position of the horizontal half: where it reads, and with what weights.
-template <class A>
-struct ColumnTap {
-  const A* pixel;
-  int64_t count;
-  A first;
-};
+// Are a source's columns averaged, more than two to one, before target pixels read them?
+inline bool shrinks(const PathwaySource& source, int64_t n) { return source.cols[n].longest > 2; }
 
-template <class A>
-inline ColumnTap<A> column_tap(const ResizeAxis& cols, int64_t w, const A* mixed, int64_t lanes) {
-  return {mixed + cols.start[w] * lanes, cols.count[w], static_cast<A>(cols.first[w])};
+// The means of the columns that each target pixel reads.
+template <class A, int NV>
+void shrink_columns(const ResizeAxis& cols, const A* mixed, A* shrunk) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  for (int64_t w = 0; w < cols.target; ++w) {
+    const Vec<A> weight = splat(static_cast<A>(cols.first[w]));
+    for (int v = 0; v < NV; ++v) {
+      const A* pixel = mixed + cols.start[w] * lanes + v * kLanes<A>;
+      Vec<A> sum = load(pixel);
+      for (int64_t k = 1; k < cols.count[w]; ++k) sum += load(pixel + k * lanes);
+      store(shrunk + w * lanes + v * kLanes<A>, sum * weight);
+    }
+  }
 }
 
-// The horizontal half for one vector of one target pixel.
+// The row that target pixels read, before its affine: mixed, or shrunk.
 template <class A>
-inline Vec<A> mix_columns(const ColumnTap<A>& tap, int64_t lanes, int offset) {
-  const A* pixel = tap.pixel + offset;
-  if (tap.count == 1) return load(pixel);
-  if (tap.count == 2) return splat(tap.first) * load(pixel) + splat(A(1) - tap.first) * load(pixel + lanes);
-  Vec<A> sum = load(pixel);
-  for (int64_t k = 1; k < tap.count; ++k) sum += load(pixel + k * lanes);
-  return sum * splat(tap.first);
+inline const A* plain_context(const PathwaySource& source, int64_t n, const SourceScratch<A>& s, int64_t* width) {
+  const ResizeAxis& cols = source.cols[n];
+  *width = shrinks(source, n) ? cols.target : cols.source;
+  return shrinks(source, n) ? s.shrunk : s.mixed;
+}
+
+// The context of one target row. Weights sum to one, so the affine may come before the last two columns are mixed.
+template <class A, int NV>
+void make_context(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, const SourceScratch<A>& s) {
+  constexpr int64_t lanes = NV * kLanes<A>;
+  mix_rows<A, NV>(source, map, n, d, s);
+  if (shrinks(source, n)) shrink_columns<A, NV>(source.cols[n], s.mixed, s.shrunk);
+  int64_t width;
+  const A* plain = plain_context(source, n, s, &width);
+  for (int v = 0; v < NV; ++v) {
+    const int o = v * kLanes<A>;
+    const Vec<A> scale = load(s.scale + o), shift = load(s.shift + o);
+    for (int64_t i = o; i < width * lanes; i += lanes) store(s.context + i, scale * load(plain + i) + shift);
+  }
+}
+
+template <class A>
+void place_taps(const PathwaySource& source, int64_t n, int64_t lanes, const SourceScratch<A>& s) {
+  const ResizeAxis& cols = source.cols[n];
+  for (int64_t w = 0; w < cols.target; ++w) {
+    if (shrinks(source, n)) {
+      s.taps[w] = {s.context + w * lanes, s.context + w * lanes, A(1), A(0)};
+    } else {
+      const A* pixel = s.context + cols.start[w] * lanes;
+      const A weight = static_cast<A>(cols.first[w]);
+      s.taps[w] = {pixel, pixel + (cols.count[w] - 1) * lanes, weight, A(1) - weight};
+    }
+  }
 }
 
 template <class A>
@@ -197,6 +245,7 @@ void prepare_sources(const PathwayArgs& args, int64_t n, const Block& block, con
     const PathwaySource& source = args.sources[j];
     fill_channels<A>(source.scale, n, args.channels, block, lanes, A(1), scratch[j].scale);
     fill_channels<A>(source.shift, n, args.channels, block, lanes, A(0), scratch[j].shift);
+    place_taps(source, n, lanes, scratch[j]);
     if (source.codes) tabulate_codes<A, NV>(args, source, n, block, scratch[j]);
   }
 }

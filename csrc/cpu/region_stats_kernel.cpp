@@ -114,7 +114,7 @@ void sum_columns(const StatsAxis& cols, int64_t first_cell, int64_t grid, int64_
 }
 
 // Reads the rows of one row atom: rectangle sums into `pieces`, and the sum of squares into `power`.
-// The next atom's pixels, `ahead` elements on, are fetched meanwhile: a block's share of a pixel is too short a run for
+// Pixels `ahead` elements on are fetched meanwhile: a block's share of a pixel is too short a run for
 // the hardware to follow.
 template <class A, int NV>
 inline void sum_rectangles(const Row<A>* rows, int64_t row_count, int64_t ahead, const StatsAxis& cols, A* pieces,
@@ -157,7 +157,7 @@ void forward_block(const StatsArgs& args, int64_t n, const Block& block, const S
       strip[i] = x.read(first + i, cols.size, scratch.strip + i * cols.size * lanes);
     }
     Vec<A> strip_power[NV] = {};
-    sum_rectangles<A, NV>(strip, count, x.direct() ? 2 * args.x.sh : 0, cols, scratch.pieces + atom * length, strip_power);
+    sum_rectangles<A, NV>(strip, count, 2 * x.ahead(), cols, scratch.pieces + atom * length, strip_power);
     for (int v = 0; v < NV; ++v) power[v] += strip_power[v];
   }
   store_channels<A, NV>(static_cast<A*>(args.power) + n * args.x.c + block.first, power, block.count);
