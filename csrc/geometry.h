@@ -6,19 +6,16 @@
 namespace zigzag {
 
 // First row of cell y when `size` rows are split into `cells` cells: row h lies in cell floor(h * cells / size).
-inline int64_t cell_start(int64_t y, int64_t size, int64_t cells) {
-  return (y * size + cells - 1) / cells;
-}
+inline int64_t cell_start(int64_t y, int64_t size, int64_t cells) { return (y * size + cells - 1) / cells; }
 
-inline int64_t cell_of(int64_t h, int64_t size, int64_t cells) {
-  return h * cells / size;
-}
+inline int64_t cell_of(int64_t h, int64_t size, int64_t cells) { return h * cells / size; }
 
 inline int64_t clamp_to(int64_t value, int64_t low, int64_t high) {
   return value < low ? low : (value > high ? high : value);
 }
 
-// The source rows that target row d reads: `count` rows from `start`. Weights are `uniform`, or `first` and 1 - `first`.
+// The source rows that target row d reads: `count` rows from `start`. Weights are `uniform`, or `first` and 1 -
+// `first`.
 struct ResizeTap {
   int64_t start;
   int64_t count;

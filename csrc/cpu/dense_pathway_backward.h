@@ -12,9 +12,9 @@ namespace {
 template <class A>
 struct BackwardScratch {
   SourceScratch<A> sources[kMaxSources];
-  A *base, *grad, *grad_sum, *grad_base;                                // one row each
-  A *scale, *shift, *gain, *grad_scale, *grad_shift, *grad_gain;        // one block each
-  A* cells;                                                             // gradients of one source's codes
+  A *base, *grad, *grad_sum, *grad_base;                          // one row each
+  A *scale, *shift, *gain, *grad_scale, *grad_shift, *grad_gain;  // one block each
+  A* cells;                                                       // gradients of one source's codes
 };
 
 template <class A>
@@ -157,7 +157,10 @@ class GradRows {
  public:
   GradRows() = default;
   GradRows(const PathwaySource& source, const Block& block, int64_t n, const SourceScratch<A>& s)
-      : source_(&source), s_(&s), rows_(source.rows[n]), width_(source.cols[n].source),
+      : source_(&source),
+        s_(&s),
+        rows_(source.rows[n]),
+        width_(source.cols[n].source),
         map_(source.grad, block, n, lanes) {}
 
   // Adds the gradient of target row d's mixed row to the rows it was mixed from.

@@ -102,8 +102,8 @@ void forward_block(const PathwayArgs& args, int64_t n, const Block& block, int64
   fold_gain<A>(args, block, lanes, s);
   const Rows<A> base(args.base, block, n, lanes), residual(args.residual, block, n, lanes);
   const Rows<A> output(args.output, block, n, lanes), output_sum(args.output_sum, block, n, lanes);
-  const auto row = args.product ? forward_row_for<A, NV, true>(args.source_count)
-                                : forward_row_for<A, NV, false>(args.source_count);
+  const auto row =
+      args.product ? forward_row_for<A, NV, true>(args.source_count) : forward_row_for<A, NV, false>(args.source_count);
   for (int64_t h = low; h < high; ++h) {
     const Row<A> to = output.begin(h, s.output);
     if (h < args.heights[n]) {

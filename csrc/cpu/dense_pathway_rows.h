@@ -36,22 +36,22 @@ struct ColumnTap {
 // The scratch of one source, for one block of channels.
 template <class A>
 struct SourceScratch {
-  A* codes;               // [row atom][column atom]: the sum of all grids' codes
-  A* code_row;            // [column atom]: those of one target row
-  A* strip;               // kPathwayStrip source rows in the accumulation type
-  A* padded;              // a padded copy of the codes
-  A* scale;               // affine of this image
+  A* codes;     // [row atom][column atom]: the sum of all grids' codes
+  A* code_row;  // [column atom]: those of one target row
+  A* strip;     // kPathwayStrip source rows in the accumulation type
+  A* padded;    // a padded copy of the codes
+  A* scale;     // affine of this image
   A* shift;
-  A* mixed;               // [source column]: the source's rows, weighted for one target row, codes added
-  A* shrunk;              // [target column]: the means of mixed, where columns are averaged
-  A* context;             // affine of mixed or shrunk: what target pixels read
-  ColumnTap<A>* taps;     // [target column]
-  A* grad_context;        // backward: gradient of `context` by way of its affine's input, unscaled
-  A* grad_mixed;          // backward: the same of `mixed`
-  A* grad_codes;          // backward: the same of `codes`
+  A* mixed;            // [source column]: the source's rows, weighted for one target row, codes added
+  A* shrunk;           // [target column]: the means of mixed, where columns are averaged
+  A* context;          // affine of mixed or shrunk: what target pixels read
+  ColumnTap<A>* taps;  // [target column]
+  A* grad_context;     // backward: gradient of `context` by way of its affine's input, unscaled
+  A* grad_mixed;       // backward: the same of `mixed`
+  A* grad_codes;       // backward: the same of `codes`
   A* grad_scale;
   A* grad_shift;
-  A* grad_rows;           // backward: source rows still being summed
+  A* grad_rows;  // backward: source rows still being summed
 };
 
 template <class A>
@@ -126,7 +126,8 @@ const A* mix_codes(const ResizeAxis& rows, const CellAxis& cell_rows, int64_t co
   for (int64_t k = 0; k < rows.count[d]; ++k) {
     const Vec<A> weight = splat(static_cast<A>(tap_weight(rows, d, k)));
     const A* codes = s.codes + cell_rows.atom[start + k] * length;
-    for (int64_t i = 0; i < length; i += kLanes<A>) store(s.code_row + i, load(s.code_row + i) + weight * load(codes + i));
+    for (int64_t i = 0; i < length; i += kLanes<A>)
+      store(s.code_row + i, load(s.code_row + i) + weight * load(codes + i));
   }
   return s.code_row;
 }
@@ -155,7 +156,8 @@ void mix_rows(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_
   constexpr int64_t lanes = NV * kLanes<A>;
   const ResizeAxis& rows = source.rows[n];
   const int64_t width = source.cols[n].source;
-  const A* codes = source.codes ? mix_codes<A, NV>(rows, source.cell_rows[n], source.cell_cols[n].atoms, d, s) : nullptr;
+  const A* codes =
+      source.codes ? mix_codes<A, NV>(rows, source.cell_rows[n], source.cell_cols[n].atoms, d, s) : nullptr;
   for (int64_t first = 0; first < rows.count[d]; first += kPathwayStrip) {
     const int64_t count = smaller(kPathwayStrip, rows.count[d] - first);
     Row<A> taps[kPathwayStrip];

@@ -20,10 +20,8 @@ Isa active_isa();
   namespace avx512 {                          \
   extern const Kernels name;                  \
   }
-#define ZIGZAG_KERNELS(name)                       \
-  (active_isa() == Isa::avx512 ? avx512::name      \
-   : active_isa() == Isa::avx2 ? avx2::name        \
-                               : baseline::name)
+#define ZIGZAG_KERNELS(name) \
+  (active_isa() == Isa::avx512 ? avx512::name : active_isa() == Isa::avx2 ? avx2::name : baseline::name)
 #else
 #define ZIGZAG_DECLARE_KERNELS(Kernels, name) \
   namespace baseline {                        \

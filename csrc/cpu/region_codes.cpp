@@ -43,7 +43,7 @@ using Kernel = void (*)(const SkinnyArgs&, int64_t, int64_t);
 
 void run_skinny(Kernel kernel, const Tensor& left, const Tensor& right, const Tensor& out, int64_t m, int64_t o,
                 int64_t k, int64_t tasks) {
-  SkinnyArgs args{left.const_data_ptr(), right.const_data_ptr(), out.mutable_data_ptr(), m, o, k,
+  SkinnyArgs args{left.const_data_ptr(),      right.const_data_ptr(), out.mutable_data_ptr(), m, o, k,
                   dtype_of(out) == Dtype::f64};
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
@@ -87,9 +87,7 @@ Tensor weight_gradient(const Tensor& left, const Tensor& right, const Tensor& we
   return grad;
 }
 
-Tensor as(const Tensor& t, ScalarType dtype) {
-  return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype);
-}
+Tensor as(const Tensor& t, ScalarType dtype) { return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype); }
 
 // Where the numbers of one grid lie in the stacked tensors.
 struct Grid {
@@ -150,7 +148,11 @@ template <class A>
 class Codes {
  public:
   Codes(const Tensor& sums, const Tensors& parameters, const Tensor& areas, std::vector<int64_t> grids, bool mean)
-      : sums_(sums), parameters_(parameters), areas_(areas), mean_(mean), s_(shape_of(sums, parameters, grids)),
+      : sums_(sums),
+        parameters_(parameters),
+        areas_(areas),
+        mean_(mean),
+        s_(shape_of(sums, parameters, grids)),
         dtype_(parameters[0].scalar_type()) {}
 
   std::tuple<Tensor, Tensor, Tensor> forward() {
@@ -211,8 +213,8 @@ class Codes {
     const bool transposed = taps_last(parameter(grid, 0));
     parallel_rows(s_.images * grid.cells, [&](int64_t row) {
       const int64_t n = row / grid.cells, cell = row % grid.cells;
-      write_window<A>(data(sums_) + sums_row(grid, n, cell), data(rows) + row * grid.taps * c, grid.taps, c,
-                      transposed, pooling(grid, n, cell));
+      write_window<A>(data(sums_) + sums_row(grid, n, cell), data(rows) + row * grid.taps * c, grid.taps, c, transposed,
+                      pooling(grid, n, cell));
     });
     return as(rows, dtype_);
   }
@@ -234,8 +236,8 @@ class Codes {
     const int64_t c = s_.channels;
     Tensor rows = make({s_.images, grid.cells * c});
     for (int64_t n = 0; n < s_.images; ++n) {
-      write_window<A>(cell_row(stacked, grid, n, 0), data(rows) + n * grid.cells * c, grid.cells, c,
-                      taps_last(weight), A(1));
+      write_window<A>(cell_row(stacked, grid, n, 0), data(rows) + n * grid.cells * c, grid.cells, c, taps_last(weight),
+                      A(1));
     }
     return as(rows, dtype_);
   }
@@ -326,9 +328,8 @@ class Codes {
   void convolve_backward(const Grid& grid, const Tensor& grad_regions, A* grad_sums, Tensor* grads) const {
     const Tensor& weight = parameter(grid, 0);
     const int64_t c = s_.channels, rows = s_.images * grid.cells;
-    grads[1] = bias_gradient(data(grad_regions), rows, parameter(grid, 1), [&](int64_t row) {
-      return bias_factor(grid, row / grid.cells, row % grid.cells);
-    });
+    grads[1] = bias_gradient(data(grad_regions), rows, parameter(grid, 1),
+                             [&](int64_t row) { return bias_factor(grid, row / grid.cells, row % grid.cells); });
     const Tensor left = as(torch::stable::view(grad_regions, {rows, c}), dtype_);
     grads[0] = weight_gradient(left, windows(grid), weight);
     const Tensor product = as(times(left, matrix_of(weight)), acc());

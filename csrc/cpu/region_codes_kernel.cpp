@@ -39,7 +39,8 @@ void dot_row(const SkinnyArgs& args, int64_t o) {
   }
 }
 
-// to[m][i] (+)= sum over `rows` rows of the weight, one run of columns; rows come in fours to halve the traffic on `to`.
+// to[m][i] (+)= sum over `rows` rows of the weight, one run of columns; rows come in fours to halve the traffic on
+// `to`.
 template <class A, int M>
 void mix_run(const SkinnyArgs& args, int64_t run) {
   const int64_t low = run * kSkinnyColumns, length = smaller(kSkinnyColumns, args.k - low);

@@ -8,7 +8,7 @@ namespace zigzag {
 
 // Row-major and dense: few (M, ...), weight (O, K).
 struct SkinnyArgs {
-  const void* left = nullptr;   // dot, outer: see below
+  const void* left = nullptr;  // dot, outer: see below
   const void* right = nullptr;
   void* out = nullptr;
   int64_t m = 0, o = 0, k = 0;

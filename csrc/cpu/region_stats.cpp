@@ -60,8 +60,8 @@ AxisPlan plan_axis(int64_t size, const std::vector<int64_t>& grids, int64_t halo
       p.core_high.push_back(std::max(core_low, core_high));
     }
   }
-  p.view = {size,           atoms,               p.bounds.data(),    p.low.data(),
-            p.high.data(),  p.core_low.data(),   p.core_high.data(), p.cell.data()};
+  p.view = {size,         atoms, p.bounds.data(), p.low.data(), p.high.data(), p.core_low.data(), p.core_high.data(),
+            p.cell.data()};
   return p;
 }
 

@@ -229,7 +229,8 @@ void backward_block(const StatsArgs& args, int64_t n, const Block& block, const 
   const Row<const A> grad = read_table<A>(static_cast<const A*>(args.sums) + n * args.entries * channels, args.entries,
                                           channels, block, lanes, scratch.table);
   A padded[lanes];
-  const A* slope = read_table<A>(static_cast<const A*>(args.power) + n * channels, 1, channels, block, lanes, padded).data;
+  const A* slope =
+      read_table<A>(static_cast<const A*>(args.power) + n * channels, 1, channels, block, lanes, padded).data;
   Vec<A> twice[NV];
   for (int v = 0; v < NV; ++v) twice[v] = load(slope + v * kLanes<A>) + load(slope + v * kLanes<A>);
   for (int64_t atom = 0; atom < rows.atoms; ++atom) {

@@ -20,19 +20,19 @@ struct StatsAxis {
 
 struct StatsArgs {
   Map x;
-  Map grad_x;                        // backward only
-  const StatsAxis* rows = nullptr;   // one per image
-  const StatsAxis* cols = nullptr;   // one per image
+  Map grad_x;                       // backward only
+  const StatsAxis* rows = nullptr;  // one per image
+  const StatsAxis* cols = nullptr;  // one per image
   const int64_t* grids = nullptr;
   int64_t grid_count = 0;
-  int64_t taps = 1;                  // per axis
-  int64_t lines = 0;                 // per axis: taps * sum of grids
-  int64_t entries = 0;               // S: taps^2 * sum of grids^2
-  void* sums = nullptr;              // (N, S, C), or its gradient, in the accumulation type
-  void* power = nullptr;             // (N, C), or its gradient
+  int64_t taps = 1;       // per axis
+  int64_t lines = 0;      // per axis: taps * sum of grids
+  int64_t entries = 0;    // S: taps^2 * sum of grids^2
+  void* sums = nullptr;   // (N, S, C), or its gradient, in the accumulation type
+  void* power = nullptr;  // (N, C), or its gradient
   const Block* blocks = nullptr;
   int64_t block_count = 0;
-  int64_t max_atoms = 0;             // over all axes
+  int64_t max_atoms = 0;  // over all axes
   bool f64 = false;
 };
 

@@ -203,9 +203,7 @@ class Rows {
   }
 
  private:
-  Row<A> place(int64_t h) const {
-    return {static_cast<A*>(map_.data) + base_ + h * map_.sh, map_.sw};
-  }
+  Row<A> place(int64_t h) const { return {static_cast<A*>(map_.data) + base_ + h * map_.sh, map_.sw}; }
 
   Map map_;
   Block block_ = {};

@@ -52,9 +52,7 @@ inline Vec<A> splat(A value) {
   return value - Vec<A>{};
 }
 
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 }  // namespace ZIGZAG_ISA
 }  // namespace zigzag
