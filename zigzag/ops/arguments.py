@@ -52,16 +52,16 @@ def check_map(name: str, value: Any, like: Tensor | None = None) -> None:
         raise TypeError(f"{name} must be {like.dtype}, as the first map, got {value.dtype}")
 
 
-def check_shape(name: str, value: Tensor, shape: Sequence[int], meaning: str) -> None:
+def check_shape(name: str, value: Tensor, shape: tuple[int, ...], meaning: str) -> None:
     """A tensor of exactly this shape; ``meaning`` is the shape in letters."""
-    if value.ndim != len(shape) or any(size != wanted for size, wanted in zip(value.shape, shape, strict=True)):
+    if value.shape != shape:
         raise ValueError(f"{name} must have the shape {meaning} = {tuple(shape)}, got {tuple(value.shape)}")
 
 
-def check_small(name: str, value: Any, like: Tensor, shape: Sequence[int], meaning: str) -> None:
+def check_small(name: str, value: Any, like: Tensor, shape: tuple[int, ...], meaning: str) -> None:
     """A small tensor of exactly this shape, in the dtype of the map ``like`` or float32, on its device."""
     check_tensor(name, value, like.device)
-    if value.dtype != like.dtype and value.dtype != torch.float32 and not autocast(like):
+    if value.dtype != torch.float32 and value.dtype != like.dtype and not autocast(like):
         raise TypeError(f"{name} must be {like.dtype}, as the maps, or torch.float32, got {value.dtype}")
     check_shape(name, value, shape, meaning)
 
@@ -141,7 +141,9 @@ def dense(x: Tensor) -> Tensor:
 
 def small(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A small tensor in the accumulation dtype, contiguous."""
-    return None if value is None else value.to(dtype).contiguous()
+    if value is None or (value.dtype == dtype and value.is_contiguous()):
+        return value
+    return value.to(dtype).contiguous()
 
 
 def sizes(valid: Tensor | None) -> Tensor | None:

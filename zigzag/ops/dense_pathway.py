@@ -158,7 +158,7 @@ def _check(
     number, channels, height, width = base.shape
     cells = sum(k * k for k in grids)
     if base_affine is not None:
-        _check_affine("base_affine", base_affine, base)
+        _check_affine("base_affine", base_affine, base, (number, channels))
     if gain is not None:
         check_small("gain", gain, base, (channels,), "(C,)")
     if valid is not None:
@@ -167,16 +167,16 @@ def _check(
         if codes[j] is not None:
             check_small(f"codes[{j}]", codes[j], base, (number, cells, channels), "(N, sum K*K, C)")
         if source_affine[j] is not None:
-            _check_affine(f"source_affine[{j}]", source_affine[j], base)
+            _check_affine(f"source_affine[{j}]", source_affine[j], base, (number, channels))
         if source_valid[j] is not None:
             check_valid(f"source_valid[{j}]", source_valid[j], number, source.shape[2], source.shape[3])
 
 
-def _check_affine(name: str, affine: Any, base: Tensor) -> None:
+def _check_affine(name: str, affine: Any, base: Tensor, shape: tuple[int, int]) -> None:
     if not isinstance(affine, (list, tuple)) or len(affine) != 2:
         raise TypeError(f"{name} must be a pair (scale, shift), got {type(affine).__name__}")
-    for part, value in zip(("scale", "shift"), affine, strict=True):
-        check_small(f"{name} {part}", value, base, base.shape[:2], "(N, C)")
+    check_small(f"{name} scale", affine[0], base, shape, "(N, C)")
+    check_small(f"{name} shift", affine[1], base, shape, "(N, C)")
 
 
 # --- the custom operation ---------------------------------------------------------------------------------------------

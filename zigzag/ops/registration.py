@@ -63,8 +63,8 @@ class Operation:
                 "call the operation with backend='reference', which does"
             )
         if torch.is_grad_enabled():
-            tensors = self.flatten(args)
-            if any(tensor is not None and tensor.requires_grad for tensor in tensors):
+            tensors = self.flatten(args)  # of a list with None in it, torch would not see the tensors
+            if torch._C._any_requires_grad(*tensors):
                 results = _Boundary.apply(self, args, *tensors)
                 return list(results) if self.returns_list else results
         return self.below_autograd(args)
