@@ -29,7 +29,7 @@ void multiply(const Tensor& left, const Tensor& right, const Tensor& out) {
 
 bool use_skinny(int64_t m, const Tensor& weight) {
   const Dtype dtype = dtype_of(weight);
-  return m >= 2 && m <= kMaxSkinny && (dtype == Dtype::f32 || dtype == Dtype::f64);
+  return m >= 1 && m <= kMaxSkinny && (dtype == Dtype::f32 || dtype == Dtype::f64);
 }
 
 // A dense 4-D weight as the (rows, the rest) matrix it is in memory, contiguous or channels_last.
@@ -226,8 +226,10 @@ class Codes {
     for (int64_t row = 0; row < s_.images * grid.cells; ++row) {
       const int64_t n = row / grid.cells, cell = row % grid.cells;
       A* to = const_cast<A*>(cell_row(regions, grid, n, cell));
+      const A* from = data(product) + row * c;
+      const A* add = data(bias);
       const A factor = bias_factor(grid, n, cell);
-      for (int64_t i = 0; i < c; ++i) to[i] = data(product)[row * c + i] + factor * data(bias)[i];
+      for (int64_t i = 0; i < c; ++i) to[i] = from[i] + factor * add[i];
     }
   }
 
@@ -265,6 +267,13 @@ class Codes {
     return hidden_rows(grid, hidden);
   }
 
+  // Adds one row of channels to each of `rows` rows.
+  void add_to_rows(const A* row, A* to, int64_t rows) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t i = 0; i < s_.channels; ++i) to[r * s_.channels + i] += row[i];
+    }
+  }
+
   void distribute(const Grid& grid, const Tensor& encoded, A* codes) const {
     const Tensor& weight = parameter(grid, 4);
     const Tensor product = as(times(encoded, matrix_of(weight)), acc());
@@ -273,7 +282,7 @@ class Codes {
     for (int64_t n = 0; n < s_.images; ++n) {
       A* to = const_cast<A*>(cell_row(codes, grid, n, 0));
       read_window<A>(data(product) + n * grid.cells * c, to, grid.cells, c, taps_last(weight), A(1));
-      for (int64_t i = 0; i < grid.cells * c; ++i) to[i] += data(bias)[i % c];
+      add_to_rows(data(bias), to, grid.cells);
     }
   }
 
@@ -282,8 +291,10 @@ class Codes {
   Tensor bias_gradient(const A* rows, int64_t count, const Tensor& bias, const Factor& factor) const {
     Tensor grad = make({s_.channels});
     std::fill_n(data(grad), s_.channels, A(0));
+    A* sum = data(grad);
     for (int64_t row = 0; row < count; ++row) {
-      for (int64_t i = 0; i < s_.channels; ++i) data(grad)[i] += factor(row) * rows[row * s_.channels + i];
+      const A weight = factor(row);
+      for (int64_t i = 0; i < s_.channels; ++i) sum[i] += weight * rows[row * s_.channels + i];
     }
     return as(grad, bias.scalar_type());
   }
@@ -296,8 +307,7 @@ class Codes {
     Tensor bias = make({c});
     std::fill_n(data(bias), c, A(0));
     for (int64_t n = 0; n < s_.images; ++n) {
-      const A* from = cell_row(grad_codes, grid, n, 0);
-      for (int64_t i = 0; i < grid.cells * c; ++i) data(bias)[i % c] += from[i];
+      for (int64_t cell = 0; cell < grid.cells; ++cell) add_to_rows(cell_row(grad_codes, grid, n, cell), data(bias), 1);
     }
     grads[5] = as(bias, dtype_);
     return as(times_transposed(flat, matrix_of(weight)), acc());
@@ -309,9 +319,11 @@ class Codes {
     const Tensor& weight = parameter(grid, 2);
     const int64_t c = s_.channels, count = static_cast<int64_t>(s_.grids.size());
     Tensor before = make({s_.images, c});
-    for (int64_t i = 0; i < s_.images * c; ++i) {
-      const A value = hidden[(i / c * count + grid.index) * c + i % c];
-      data(before)[i] = value <= A(0) ? A(0) : data(grad_hidden)[i];
+    for (int64_t n = 0; n < s_.images; ++n) {
+      const A* values = hidden + (n * count + grid.index) * c;
+      for (int64_t i = 0; i < c; ++i) {
+        data(before)[n * c + i] = values[i] <= A(0) ? A(0) : data(grad_hidden)[n * c + i];
+      }
     }
     grads[3] = bias_gradient(data(before), s_.images, parameter(grid, 3), [](int64_t) { return A(1); });
     const Tensor left = as(before, dtype_);
