@@ -213,10 +213,10 @@ void make_context(const PathwaySource& source, const Rows<A>& map, int64_t n, in
   if (shrinks(source, n)) shrink_columns<A, NV>(source.cols[n], s.mixed, s.shrunk);
   int64_t width;
   const A* plain = plain_context(source, n, s, &width);
-  for (int v = 0; v < NV; ++v) {
-    const int o = v * kLanes<A>;
-    const Vec<A> scale = load(s.scale + o), shift = load(s.shift + o);
-    for (int64_t i = o; i < width * lanes; i += lanes) store(s.context + i, scale * load(plain + i) + shift);
+  for (int64_t w = 0; w < width; ++w) {
+    for (int o = 0; o < lanes; o += kLanes<A>) {
+      store(s.context + w * lanes + o, load(s.scale + o) * load(plain + w * lanes + o) + load(s.shift + o));
+    }
   }
 }
 
