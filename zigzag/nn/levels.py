@@ -117,7 +117,7 @@ def valid_of(image_sizes: ImageSizes, maps: Sequence[Tensor], strides: Sequence[
     if isinstance(image_sizes, Tensor):
         sizes = image_sizes
     elif isinstance(image_sizes, list | tuple) and all(len(pair) == 2 for pair in image_sizes):
-        sizes = torch.as_tensor(image_sizes).reshape(-1, 2)
+        sizes = torch.as_tensor(image_sizes) if image_sizes else torch.empty((0, 2), dtype=torch.int64)
     else:
         raise TypeError(f"image_sizes must be a tensor (N, 2) or a list of pairs of integers, got {image_sizes!r}")
     height, width = (min(x.shape[axis] * s for x, s in zip(maps, strides, strict=True)) for axis in (2, 3))
