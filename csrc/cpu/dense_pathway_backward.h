@@ -36,6 +36,11 @@ inline void add_to(A* to, Vec<A> value) {
   store(to, load(to) + value);
 }
 
+template <class A>
+inline void add_to(A* to, Vec<A> factor, Vec<A> value) {
+  store(to, fma(factor, value, load(to)));
+}
+
 // The gradient of one vector of one pixel with respect to every context row, products taken from both ends.
 template <class A, bool product, int M>
 inline void spread_product(const PathwayArgs& args, int64_t w, int offset, Vec<A> grad, Vec<A> gain, Vec<A>& grad_gain,
@@ -46,19 +51,19 @@ inline void spread_product(const PathwayArgs& args, int64_t w, int offset, Vec<A
   Vec<A> all = splat(A(product ? 1 : 0));
   for (int j = count - 1; j >= 0; --j) {
     const ColumnTap<A>& tap = s.sources[j].taps[w];
-    value[j] = splat(tap.weight) * load(tap.pixel + offset) + splat(tap.rest) * load(tap.other + offset);
+    value[j] = fma(splat(tap.weight), load(tap.pixel + offset), splat(tap.rest) * load(tap.other + offset));
     after[j] = all;
     all = product ? all * value[j] : all + value[j];
   }
-  grad_gain += grad * all;
+  grad_gain = fma(grad, all, grad_gain);
   Vec<A> before = grad * gain;
   for (int j = 0; j < count; ++j) {
     const SourceScratch<A>& source = s.sources[j];
     const ColumnTap<A>& tap = source.taps[w];
     const Vec<A> change = product ? before * after[j] : before;
     A* to = source.grad_context + offset;
-    add_to(to + (tap.pixel - source.context), splat(tap.weight) * change);
-    add_to(to + (tap.other - source.context), splat(tap.rest) * change);
+    add_to(to + (tap.pixel - source.context), splat(tap.weight), change);
+    add_to(to + (tap.other - source.context), splat(tap.rest), change);
     if (product) before *= value[j];
   }
 }
@@ -84,9 +89,9 @@ void backward_row(const PathwayArgs& args, int64_t n, const TargetRows<A>& rows,
       Vec<A> through = grad;
       if (rows.base.data) {
         const Vec<A> x = load(rows.base.data + w * rows.base.step + o);
-        const Vec<A> y = scale * x + shift;
+        const Vec<A> y = fma(scale, x, shift);
         if (args.relu) through = y <= Vec<A>{} ? Vec<A>{} : grad;
-        grad_scale += through * x;
+        grad_scale = fma(through, x, grad_scale);
         grad_shift += through;
         through *= scale;
       }
@@ -119,7 +124,7 @@ void reduce_context(const PathwaySource& source, int64_t n, const SourceScratch<
     Vec<A> grad_scale = load(s.grad_scale + o), grad_shift = load(s.grad_shift + o);
     for (int64_t i = o; i < width * lanes; i += lanes) {
       const Vec<A> grad = load(s.grad_context + i);
-      grad_scale += grad * load(plain + i);
+      grad_scale = fma(grad, load(plain + i), grad_scale);
       grad_shift += grad;
     }
     store(s.grad_scale + o, grad_scale);
@@ -194,8 +199,8 @@ class GradRows {
     for (int64_t w = 0; w < width_; ++w) {
       for (int v = 0; v < NV; ++v) {
         const int o = v * kLanes<A>;
-        const Vec<A> value = scale[v] * load(grad_mixed + w * lanes + o);
         A* pixel = to.data + w * to.step + o;
+        const Vec<A> value = scale[v] * load(grad_mixed + w * lanes + o);
         store(pixel, fresh ? value : load(pixel) + value);
       }
     }
@@ -218,7 +223,7 @@ void spread_codes(const PathwaySource& source, int64_t n, int64_t d, const Sourc
   for (int64_t k = 0; k < rows.count[d]; ++k) {
     const Vec<A> weight = splat(static_cast<A>(tap_weight(rows, d, k)));
     A* to = s.grad_codes + cell_rows.atom[rows.start[d] + k] * length;
-    for (int64_t i = 0; i < length; i += kLanes<A>) add_to(to + i, weight * load(s.code_row + i));
+    for (int64_t i = 0; i < length; i += kLanes<A>) add_to(to + i, weight, load(s.code_row + i));
   }
 }
 
@@ -245,8 +250,8 @@ void store_source(const PathwayArgs& args, const PathwaySource& source, int64_t 
         const int64_t cell = rows.cell[g * rows.atoms + r] * args.grids[g] + cols.cell[g * cols.atoms + c];
         for (int v = 0; v < NV; ++v) {
           const int o = v * kLanes<A>;
-          add_to(grid_cells + cell * lanes + o,
-                 load(s.scale + o) * load(s.grad_codes + (r * cols.atoms + c) * lanes + o));
+          add_to(grid_cells + cell * lanes + o, load(s.scale + o),
+                 load(s.grad_codes + (r * cols.atoms + c) * lanes + o));
         }
         grid_cells += args.grids[g] * args.grids[g] * lanes;
       }

@@ -42,12 +42,12 @@ void forward_row(const PathwayArgs& args, int64_t n, Row<A> base, Row<A> to, con
     for (int j = 0; j < count; ++j) taps[j] = s.sources[j].taps[w];
     for (int v = 0; v < NV; ++v) {
       const int o = v * kLanes<A>;
-      Vec<A> y = load(s.scale + o) * load(base.data + w * base.step + o) + load(s.shift + o);
+      Vec<A> y = fma(load(s.scale + o), load(base.data + w * base.step + o), load(s.shift + o));
       y = y < floor ? floor : y;  // a NaN stays one
       Vec<A> context = {};
       for (int j = 0; j < count; ++j) {
         const ColumnTap<A>& tap = taps[j];
-        const Vec<A> one = splat(tap.weight) * load(tap.pixel + o) + splat(tap.rest) * load(tap.other + o);
+        const Vec<A> one = fma(splat(tap.weight), load(tap.pixel + o), splat(tap.rest) * load(tap.other + o));
         context = j == 0 ? one : product ? context * one : context + one;
       }
       store(to.data + w * to.step + o, count > 0 ? y + context : y);

@@ -127,7 +127,7 @@ const A* mix_codes(const ResizeAxis& rows, const CellAxis& cell_rows, int64_t co
     const Vec<A> weight = splat(static_cast<A>(tap_weight(rows, d, k)));
     const A* codes = s.codes + cell_rows.atom[start + k] * length;
     for (int64_t i = 0; i < length; i += kLanes<A>)
-      store(s.code_row + i, load(s.code_row + i) + weight * load(codes + i));
+      store(s.code_row + i, fma(weight, load(codes + i), load(s.code_row + i)));
   }
   return s.code_row;
 }
@@ -144,7 +144,7 @@ inline void mix_pixels(const Row<A>* taps, const A* weights, int64_t count, int6
     for (int64_t k = 0; k < count; ++k) {
       const Vec<A> weight = splat(weights[k]);
       const A* pixel = taps[k].data + w * step;
-      for (int v = 0; v < NV; ++v) sum[v] += weight * load(pixel + v * kLanes<A>);
+      for (int v = 0; v < NV; ++v) sum[v] = fma(weight, load(pixel + v * kLanes<A>), sum[v]);
     }
     for (int v = 0; v < NV; ++v) store(mixed + w * lanes + v * kLanes<A>, sum[v]);
   }
@@ -215,7 +215,7 @@ void make_context(const PathwaySource& source, const Rows<A>& map, int64_t n, in
   const A* plain = plain_context(source, n, s, &width);
   for (int64_t w = 0; w < width; ++w) {
     for (int o = 0; o < lanes; o += kLanes<A>) {
-      store(s.context + w * lanes + o, load(s.scale + o) * load(plain + w * lanes + o) + load(s.shift + o));
+      store(s.context + w * lanes + o, fma(load(s.scale + o), load(plain + w * lanes + o), load(s.shift + o)));
     }
   }
 }

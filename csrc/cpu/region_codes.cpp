@@ -27,6 +27,25 @@ void multiply(const Tensor& left, const Tensor& right, const Tensor& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // takes over the returned reference
 }
 
+constexpr int64_t kProductParts = 4;
+
+// The same in parts of out's rows (dim 0) or columns (dim 1), each by one thread: the library's own split would follow
+// the number of threads, and the last bits of the result with it.
+void multiply_in_parts(const Tensor& left, const Tensor& right, const Tensor& out, int64_t dim) {
+  const int64_t size = out.size(dim), part = (size + kProductParts - 1) / kProductParts;
+  torch::stable::parallel_for(0, kProductParts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i * part, count = std::min(part, size - first);
+      if (count <= 0) continue;
+      Tensor own_left = left, own_right = right, own_out = out;
+      own_out = torch::stable::narrow(own_out, dim, first, count);
+      if (dim == 0) own_left = torch::stable::narrow(own_left, 0, first, count);
+      if (dim == 1) own_right = torch::stable::narrow(own_right, 1, first, count);
+      multiply(own_left, own_right, own_out);
+    }
+  });
+}
+
 bool use_skinny(int64_t m, const Tensor& weight) {
   const Dtype dtype = dtype_of(weight);
   return m >= 1 && m <= kMaxSkinny && (dtype == Dtype::f32 || dtype == Dtype::f64);
@@ -55,7 +74,7 @@ Tensor times_transposed(const Tensor& left, const Tensor& weight) {
   if (use_skinny(m, weight)) {
     run_skinny(ZIGZAG_KERNELS(region_codes_kernels).dot, left, weight, out, m, o, k, o);
   } else {
-    multiply(left, torch::stable::transpose(weight, 0, 1), out);
+    multiply_in_parts(left, torch::stable::transpose(weight, 0, 1), out, 1);
   }
   return out;
 }
@@ -68,7 +87,7 @@ Tensor times(const Tensor& left, const Tensor& weight) {
     const int64_t runs = (k + kSkinnyColumns - 1) / kSkinnyColumns;
     run_skinny(ZIGZAG_KERNELS(region_codes_kernels).mix, left, weight, out, m, o, k, runs);
   } else {
-    multiply(left, weight, out);
+    multiply_in_parts(left, weight, out, 1);
   }
   return out;
 }
@@ -82,7 +101,7 @@ Tensor weight_gradient(const Tensor& left, const Tensor& right, const Tensor& we
     run_skinny(ZIGZAG_KERNELS(region_codes_kernels).outer, left, right, matrix, m, left.size(1), right.size(1),
                left.size(1));
   } else {
-    multiply(torch::stable::transpose(left, 0, 1), right, matrix);
+    multiply_in_parts(torch::stable::transpose(left, 0, 1), right, matrix, 0);
   }
   return grad;
 }
@@ -286,30 +305,27 @@ class Codes {
     }
   }
 
-  // The gradient of a bias: rows of (rows, C), each times its factor, summed.
-  template <class Factor>
-  Tensor bias_gradient(const A* rows, int64_t count, const Tensor& bias, const Factor& factor) const {
-    Tensor grad = make({s_.channels});
-    std::fill_n(data(grad), s_.channels, A(0));
-    A* sum = data(grad);
+  // The gradient of a bias: `count` rows of C values, each times its factor, summed in double.
+  template <class Rows, class Factor>
+  Tensor bias_gradient(int64_t count, const Rows& rows, const Factor& factor) const {
+    std::vector<double> sum(s_.channels, 0.0);
     for (int64_t row = 0; row < count; ++row) {
-      const A weight = factor(row);
-      for (int64_t i = 0; i < s_.channels; ++i) sum[i] += weight * rows[row * s_.channels + i];
+      const A* from = rows(row);
+      const double weight = factor(row);
+      for (int64_t i = 0; i < s_.channels; ++i) sum[i] += weight * from[i];
     }
-    return as(grad, bias.scalar_type());
+    Tensor grad = make({s_.channels});
+    std::copy(sum.begin(), sum.end(), data(grad));
+    return as(grad, dtype_);
   }
 
   Tensor distribute_backward(const Grid& grid, const A* grad_codes, const A* hidden, Tensor* grads) const {
     const Tensor& weight = parameter(grid, 4);
-    const int64_t c = s_.channels;
     const Tensor flat = flat_cells(grid, grad_codes, weight);
     grads[4] = weight_gradient(hidden_rows(grid, hidden), flat, weight);
-    Tensor bias = make({c});
-    std::fill_n(data(bias), c, A(0));
-    for (int64_t n = 0; n < s_.images; ++n) {
-      for (int64_t cell = 0; cell < grid.cells; ++cell) add_to_rows(cell_row(grad_codes, grid, n, cell), data(bias), 1);
-    }
-    grads[5] = as(bias, dtype_);
+    grads[5] = bias_gradient(
+        s_.images * grid.cells,
+        [&](int64_t row) { return cell_row(grad_codes, grid, row / grid.cells, row % grid.cells); }, one);
     return as(times_transposed(flat, matrix_of(weight)), acc());
   }
 
@@ -325,7 +341,7 @@ class Codes {
         data(before)[n * c + i] = values[i] <= A(0) ? A(0) : data(grad_hidden)[n * c + i];
       }
     }
-    grads[3] = bias_gradient(data(before), s_.images, parameter(grid, 3), [](int64_t) { return A(1); });
+    grads[3] = bias_gradient(s_.images, [&](int64_t row) { return data(before) + row * c; }, one);
     const Tensor left = as(before, dtype_);
     grads[2] = weight_gradient(left, flat_cells(grid, regions, weight), weight);
     const Tensor product = as(times(left, matrix_of(weight)), acc());
@@ -340,8 +356,9 @@ class Codes {
   void convolve_backward(const Grid& grid, const Tensor& grad_regions, A* grad_sums, Tensor* grads) const {
     const Tensor& weight = parameter(grid, 0);
     const int64_t c = s_.channels, rows = s_.images * grid.cells;
-    grads[1] = bias_gradient(data(grad_regions), rows, parameter(grid, 1),
-                             [&](int64_t row) { return bias_factor(grid, row / grid.cells, row % grid.cells); });
+    grads[1] = bias_gradient(
+        rows, [&](int64_t row) { return data(grad_regions) + row * c; },
+        [&](int64_t row) { return bias_factor(grid, row / grid.cells, row % grid.cells); });
     const Tensor left = as(torch::stable::view(grad_regions, {rows, c}), dtype_);
     grads[0] = weight_gradient(left, windows(grid), weight);
     const Tensor product = as(times(left, matrix_of(weight)), acc());
@@ -351,6 +368,8 @@ class Codes {
                      taps_last(weight), pooling(grid, n, cell));
     });
   }
+
+  static double one(int64_t) { return 1.0; }
 
   ScalarType acc() const { return sums_.scalar_type(); }
 

@@ -26,7 +26,9 @@ void dot_row(const SkinnyArgs& args, int64_t o) {
   for (; i + span <= args.k; i += span) {
     for (int p = 0; p < parts; ++p) {
       const Vec<A> w = load(weight + i + p * kLanes<A>);
-      for (int m = 0; m < M; ++m) sum[m][p] += w * load(left + m * args.k + i + p * kLanes<A>);
+      for (int m = 0; m < M; ++m) {
+        sum[m][p] = fma(w, load(left + m * args.k + i + p * kLanes<A>), sum[m][p]);
+      }
     }
   }
   A* out = static_cast<A*>(args.out);
@@ -58,7 +60,7 @@ void mix_run(const SkinnyArgs& args, int64_t run) {
       for (int r = 0; r < 4; ++r) w[r] = load(row[r] + i);
       for (int m = 0; m < M; ++m) {
         Vec<A> sum = load(sums[m] + i);
-        for (int r = 0; r < 4; ++r) sum += splat(left[m * args.o + o + r]) * w[r];
+        for (int r = 0; r < 4; ++r) sum = fma(splat(left[m * args.o + o + r]), w[r], sum);
         store(sums[m] + i, sum);
       }
     }
@@ -86,7 +88,7 @@ void outer_row(const SkinnyArgs& args, int64_t o) {
   int64_t i = 0;
   for (; i + kLanes<A> <= args.k; i += kLanes<A>) {
     Vec<A> sum = factor[0] * load(right + i);
-    for (int m = 1; m < M; ++m) sum += factor[m] * load(right + m * args.k + i);
+    for (int m = 1; m < M; ++m) sum = fma(factor[m], load(right + m * args.k + i), sum);
     store(out + i, sum);
   }
   for (; i < args.k; ++i) {

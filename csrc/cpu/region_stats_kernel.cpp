@@ -133,7 +133,7 @@ inline void sum_rectangles(const Row<A>* rows, int64_t row_count, int64_t ahead,
           const Vec<A> x = load(pixel + v * kLanes<A>);
           __builtin_prefetch(pixel + ahead + v * kLanes<A>, 0, 2);
           sum[v] += x;
-          square[v] += x * x;
+          square[v] = fma(x, x, square[v]);
         }
       }
       for (int v = 0; v < NV; ++v) store(piece + v * kLanes<A>, sum[v]);
@@ -246,7 +246,7 @@ void backward_block(const StatsArgs& args, int64_t n, const Block& block, const 
         for (int64_t w = cols.bounds[piece]; w < cols.bounds[piece + 1]; ++w) {
           for (int v = 0; v < NV; ++v) {
             const int o = v * kLanes<A>;
-            store(to.data + w * to.step + o, load(from.data + w * from.step + o) * twice[v] + add[v]);
+            store(to.data + w * to.step + o, fma(load(from.data + w * from.step + o), twice[v], add[v]));
           }
         }
       }

@@ -65,7 +65,13 @@ inline std::vector<Extent> extents(const Map& map, const std::optional<Tensor>& 
   std::vector<Extent> sizes(map.n, Extent{map.h, map.w});
   if (!valid.has_value()) return sizes;
   const auto* data = static_cast<const int64_t*>(valid->const_data_ptr());
-  for (int64_t n = 0; n < map.n; ++n) sizes[n] = {data[2 * n], data[2 * n + 1]};
+  for (int64_t n = 0; n < map.n; ++n) {
+    sizes[n] = {data[2 * n], data[2 * n + 1]};
+    // Python checks this too, but not in compiled calls.
+    STD_TORCH_CHECK(sizes[n].height >= 1 && sizes[n].height <= map.h && sizes[n].width >= 1 && sizes[n].width <= map.w,
+                    "zigzag: valid must lie within 1 .. height and 1 .. width, got ", sizes[n].height, " x ",
+                    sizes[n].width, " for image ", n, " of maps of ", map.h, " x ", map.w);
+  }
   return sizes;
 }
 
