@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from zigzag.bench.figures import SIDES, Figure
+from zigzag.bench.figures import COLUMNS, Figure
 from zigzag.bench.rows import Row
 from zigzag.bench.workload import FLOOR, OURS
 
@@ -30,17 +31,20 @@ class Screen:
             transient=True,
         )
         self._task = self._progress.add_task("", total=None)
+        self._start = time.monotonic()
 
     @contextmanager
     def working(self, steps: int) -> Iterator[None]:
         """Show a bar of so many steps inside the block."""
         self._progress.update(self._task, total=steps)
-        with self._progress:
+        with self._progress if self.console.is_terminal else nullcontext():
             yield
 
     def tell(self, text: str) -> None:
-        """Name what is going on."""
+        """Name what is going on: beside the bar or, in a file or a pipe, on a line of its own."""
         self._progress.update(self._task, description=text)
+        if not self.console.is_terminal:
+            self.note(f"{time.monotonic() - self._start:5.0f} s  {text}")
 
     def advance(self) -> None:
         """One step is done."""
@@ -69,7 +73,7 @@ class Screen:
 
     def figures(self, figures: Sequence[Figure]) -> None:
         """The table of figures: target beside measured."""
-        sides = [side for side in SIDES if any(side in figure.values for figure in figures)]
+        sides = [side for side in COLUMNS if any(side in figure.values for figure in figures)]
         table = Table(title="Figures", title_justify="left", header_style="bold", pad_edge=False, box=None)
         table.add_column("what")
         for name in ("kernel", "target", *sides):

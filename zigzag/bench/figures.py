@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from zigzag.bench.rows import Row
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, OURS
 
-SIDES = (OURS, EAGER, COMPILED, COMMUTED)
-"""Columns of the table of figures."""
+COLUMNS = (OURS, EAGER, COMPILED, COMMUTED)
+"""Sides in the table of figures."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
                 and row.case == (case or row.case)
                 and row.direction == (direction or row.direction)
             ]
-            values = {side: number for side in SIDES if (number := value(chosen, side)) is not None}
+            values = {side: number for side in COLUMNS if (number := value(chosen, side)) is not None}
             if OURS in values:
                 shown = kernel if any(row.kernel for row in chosen) else None
                 found.append(Figure(what, shown, target, values, (case, direction) if value is _over_floor else None))

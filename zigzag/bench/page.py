@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zigzag.bench import plots
 from zigzag.bench.ceilings import Ceilings
-from zigzag.bench.figures import SIDES, Figure
+from zigzag.bench.figures import COLUMNS, Figure
 from zigzag.bench.rows import Machine, Row
 from zigzag.bench.settings import ALLOCATOR
 from zigzag.bench.sweep import Point
@@ -78,55 +78,60 @@ def write(path: Path, report: Report) -> None:
 
 
 def _page(report: Report) -> str:
-    targets = _targets(report.figures)
-    body = [
-        "<h1>zigzag bench</h1>",
-        f'<p class="quiet">{_machine(report.machine)}<br><code>{html.escape(report.command)}</code></p>',
-        *(f'<div class="banner">{html.escape(warning)}</div>' for warning in report.warnings),
-        _pictures(report.pictures),
-        _section(
+    sections = [
+        (
             "The figures",
             "Each is a ratio, so that it carries over from one machine to the next. Ours is checked against float64 "
             "before it is timed; the target is what the design asks for.",
             _figure_table(report.figures),
         ),
-        _section(
+        (
             "How many times faster than stock PyTorch",
             "Paired runs of one process, interleaved; medians. <b>eager</b> is the paper's equations as written, "
             "<b>commuted</b> the same three operations without a kernel of ours, <b>compiled</b> "
             "<code>torch.compile</code> of eager.",
             plots.speedups(report.rows),
         ),
-        _section(
+        (
             "Against what nobody can leave out",
             "The floor is the fusion (and lateral) convolutions alone for the neck, and moving the bytes for an "
             "operation. Streaks span the 20th to the 80th percentile.",
-            plots.over_floor(report.rows, targets),
+            plots.over_floor(report.rows, _targets(report.figures)),
         ),
-        _section(
+        (
             "Roofline",
             "Ceilings measured in the same run: copies and sums of the largest buffer (solid) and of one that stays in "
-            "cache (dashed), and a matrix product. Flops and bytes are those of the work itself, so eager is charged "
-            "for what it does in excess.",
+            "cache (dashed), and a matrix product. Flops and bytes are those that the work cannot do without, for both "
+            "sides: what eager does beyond them counts as time only.",
             plots.roofline(report.rows, report.ceilings),
         ),
-    ]
-    if any(point.axis == "size" for point in report.points):
-        text = "The forward pass of the neck grows with the pixels of the image, as its convolutions do."
-        body.append(_section("Time against image size", text, plots.against_size(report.points)))
-    if any(point.axis == "grids" for point in report.points):
-        text = (
+        (
+            "Time against image size",
+            "The forward pass of the neck grows with the pixels of the image, as its convolutions do; what is left at "
+            "no pixels is reading the weights.",
+            plots.against_size(report.points),
+        ),
+        (
+            "Time against the grids",
             "A full-resolution convolution per grid is what the literal equation pays. Ours reads the map once, "
-            "whatever the grids: K and the number of grids enter by small terms only."
-        )
-        body.append(_section("Time against the grids", text, plots.against_grids(report.points)))
-    if any(row.case == "neck.fuse" and row.saved_bytes for row in report.rows):
-        text = (
+            "whatever the grids: K and the number of grids enter by small terms only.",
+            plots.against_grids(report.points),
+        ),
+        (
+            "Memory",
             "What autograd keeps between the forward and the backward pass of the neck, counted by distinct storage "
-            "without the parameters, and by how much the process grows in a training step."
-        )
-        body.append(_section("Memory", text, plots.memory(report.rows)))
-    body.append(_section("All rows", _reading(), _row_table(report.rows)))
+            "without the parameters, and by how much the process grows in a training step.",
+            plots.memory(report.rows),
+        ),
+        ("All rows", _reading(), _row_table(report.rows)),
+    ]
+    body = [
+        "<h1>zigzag bench</h1>",
+        f'<p class="quiet">{_machine(report.machine)}<br><code>{html.escape(report.command)}</code></p>',
+        *(f'<div class="banner">{html.escape(warning)}</div>' for warning in report.warnings),
+        _pictures(report.pictures),
+        *(_section(title, text, content) for title, text, content in sections if content),
+    ]
     content = "\n".join(body)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>zigzag bench</title>'
@@ -170,7 +175,9 @@ def _targets(figures: Sequence[Figure]) -> dict[tuple[str, str], float]:
 
 
 def _figure_table(figures: Sequence[Figure]) -> str:
-    sides = [side for side in SIDES if any(side in figure.values for figure in figures)]
+    if not figures:
+        return ""
+    sides = [side for side in COLUMNS if any(side in figure.values for figure in figures)]
     head = _cells("th", ["what", "region kernel", "target", *(plots.LABELS[side] for side in sides)], text=1)
     lines = []
     for figure in figures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,44 +77,49 @@ def _svg(figure: Any, name: str) -> str:
 
 def speedups(rows: Sequence[Row]) -> str:
     """Bars: how many times faster ours is than each stock version, for every case that was timed."""
-    sides = [side for side in (EAGER, COMPILED, COMMUTED) if any(row.backend == side and row.speedup for row in rows)]
-    groups = _groups([row for row in rows if row.backend in sides and row.speedup])
-    figure, axis = _figure(8, 1.0 + 0.42 * max(1, len(groups)))
-    height = 0.8 / max(1, len(sides))
-    for position, (_, members) in enumerate(groups.items()):
-        for row in members:
-            if row.speedup is None:
-                continue
-            offset = (sides.index(row.backend) - (len(sides) - 1) / 2) * height
-            axis.barh(position + offset, row.speedup, height * 0.92, color=_COLOUR[row.backend])
-            label = f"{row.speedup:.3g}×" + (" (noise)" if row.noise else "")
+    chosen = [row for row in rows if row.backend in (EAGER, COMPILED, COMMUTED) and row.speedup]
+    if not chosen:
+        return ""
+    sides = [side for side in (EAGER, COMPILED, COMMUTED) if any(row.backend == side for row in chosen)]
+    groups = _groups(chosen)
+    figure, axis = _figure(8, 0.9 + 0.21 * (len(chosen) + len(groups)))
+    places, top = [], 0.0
+    for members in groups.values():
+        for offset, row in enumerate(members):
+            times = row.speedup or 0.0
+            axis.barh(top + offset, times - 1, 0.86, left=1, color=_COLOUR[row.backend])
+            text = f"{times:.3g}×" + (" (noise)" if row.noise else "")
+            at, shift = (times, 4) if times >= 1 else (1, 4)
             axis.annotate(
-                label,
-                (row.speedup, position + offset),
-                (4, 0),
+                text,
+                (at, top + offset),
+                (shift, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
                 color=_COLOUR["ink"],
             )
-    axis.axvline(1, color=_COLOUR[OURS], linewidth=1.4)
-    axis.set_yticks(range(len(groups)), groups)
-    axis.set_ylim(len(groups) - 0.5, -0.5)
-    axis.set_xscale("log")
-    axis.margins(x=0.12)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+        places.append(top + (len(members) - 1) / 2)
+        top += len(members) + 0.8
+    axis.axvline(1, color=_COLOUR[OURS], linewidth=1.6)
+    axis.set_yticks(places, groups)
+    axis.set_ylim(top - 0.8, -0.8)
+    _ratio_axis(axis, [row.speedup or 1.0 for row in chosen])
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("time of stock PyTorch / time of zigzag")
     for side in sides:
-        axis.barh(0, 0, color=_COLOUR[side], label=LABELS[side])
+        axis.barh(places[0], 0, color=_COLOUR[side], label=LABELS[side])
     _legend(axis, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure, "Speedups")
 
 
 def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) -> str:
     """Dots: time over the floor's for every side, with the target where there is one."""
-    groups = _groups([row for row in rows if row.backend != FLOOR and row.over_floor])
-    figure, axis = _figure(8, 1.0 + 0.34 * max(1, len(groups)))
+    chosen = [row for row in rows if row.backend != FLOOR and row.over_floor]
+    if not chosen:
+        return ""
+    groups = _groups(chosen)
+    figure, axis = _figure(8, 0.9 + 0.32 * len(groups))
     for position, members in enumerate(groups.values()):
         for row in members:
             colour = _COLOUR[row.backend]
@@ -121,117 +127,138 @@ def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) ->
             axis.plot([row.over_floor], [position], "o", color=colour, markersize=8 if row.backend == OURS else 6)
         target = targets.get((members[0].case, members[0].direction))
         if target:
-            axis.plot([target] * 2, [position - 0.34, position + 0.34], color=_COLOUR["ink"], linewidth=1.6)
+            axis.plot([target] * 2, [position - 0.34, position + 0.34], color=_COLOUR["ink"], linewidth=1.8)
     axis.axvline(1, color=_COLOUR[FLOOR], linewidth=1.4)
     axis.set_yticks(range(len(groups)), groups)
-    axis.set_ylim(len(groups) - 0.5, -0.5)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    axis.set_xlabel("time / time of the floor (bar: target; line: the floor)")
-    for side in dict.fromkeys(row.backend for members in groups.values() for row in members):
-        axis.plot([], [], "o", color=_COLOUR[side], label=LABELS[side])
+    axis.set_ylim(len(groups) - 0.4, -0.6)
+    _ratio_axis(axis, [row.over_floor or 1.0 for row in chosen])
+    axis.set_xlabel("time / time of the floor (black bar: the target; line at 1: the floor)")
+    for side in (OURS, EAGER, COMPILED, COMMUTED):
+        if any(row.backend == side for row in chosen):
+            axis.plot([], [], "o", color=_COLOUR[side], label=LABELS[side])
     _legend(axis, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure, "Time over the floor")
 
 
+def _ratio_axis(axis: Any, ratios: Sequence[float]) -> None:
+    """A logarithmic axis around 1 whose ticks are round numbers."""
+    low, high = min(*ratios, 1.0) / 1.25, max(*ratios, 1.0) * 1.5
+    axis.set_xscale("log")
+    axis.set_xlim(low, high)
+    ticks = [base * 10.0**power for power in range(-3, 5) for base in (1, 2, 5)]
+    axis.set_xticks([tick for tick in ticks if low <= tick <= high], minor=False)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axis.xaxis.set_minor_locator(_no_ticks())
+
+
+def _no_ticks() -> Any:
+    from matplotlib.ticker import NullLocator
+
+    return NullLocator()
+
+
 def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
     """Attained flop/s over arithmetic intensity, under the ceilings measured in the same run."""
-    figure, axis = _figure(8, 4.2)
-    chosen = [row for row in rows if row.median and row.flops and row.backend in (OURS, EAGER)]
-    intensities = [row.flops / row.bytes for row in chosen] or [1.0]
-    low, high = min(*intensities, 1.0) / 2, max(*intensities, 1.0) * 4
+    chosen = [row for row in rows if row.median and row.backend in (OURS, EAGER) and row.direction == "forward"]
+    if not chosen:
+        return ""
+    figure, axis = _figure(8, 4.4)
+    intensities = [row.flops / row.bytes for row in chosen]
+    low, high = min(intensities) / 2, max(*intensities, 10.0) * 4
     steps = [low * (high / low) ** (i / 99) for i in range(100)]
-    smallest, largest = min(ceilings.copied), max(ceilings.copied)
-    for footprint, style in ((largest, "-"), (smallest, "--")):
+    for footprint, style in ((max(ceilings.copied), "-"), (min(ceilings.copied), "--")):
         bandwidth = ceilings.bandwidth(footprint)
-        label = f"{bandwidth / 1e9:.0f} GB/s ({footprint >> 20} MiB)"
         roof = [min(x * bandwidth, ceilings.arithmetic) / 1e9 for x in steps]
+        label = f"{bandwidth / 1e9:.0f} GB/s ({footprint >> 20} MiB), {ceilings.arithmetic / 1e9:.0f} Gflop/s"
         axis.plot(steps, roof, style, color=_COLOUR["ink"], linewidth=1.4, label=label)
-    for row in chosen:
-        if row.median is None:
-            continue
-        marker = "o" if row.direction == "forward" else "s"
-        x, y = row.flops / row.bytes, row.flops / row.median / 1e9
-        axis.plot(x, y, marker, color=_COLOUR[row.backend], markersize=7)
-        if row.backend == OURS and row.direction == "forward" and row.kernel in (None, 3):
-            axis.annotate(row.case, (x, y), (7, -3), textcoords="offset points", fontsize=8, color=_COLOUR["muted"])
+    for name, members in _groups(chosen).items():
+        attained = {row.backend: row.flops / (row.median or math.inf) / 1e9 for row in members}
+        x = members[0].flops / members[0].bytes
+        axis.plot([x] * len(attained), list(attained.values()), color=_COLOUR["line"], linewidth=1.4, zorder=1)
+        for side, y in attained.items():
+            axis.plot(x, y, "o", color=_COLOUR[side], markersize=8)
+        if OURS in attained:
+            text = name.removesuffix(", fwd")
+            axis.annotate(
+                text, (x, attained[OURS]), (8, -4), textcoords="offset points", fontsize=8, color=_COLOUR["muted"]
+            )
     for side in (OURS, EAGER):
-        axis.plot([], [], "o", color=_COLOUR[side], label=f"{LABELS[side]} (square: with backward)")
+        axis.plot([], [], "o", color=_COLOUR[side], label=LABELS[side])
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_xlabel("arithmetic intensity, flop per byte that must move")
-    axis.set_ylabel("Gflop/s of the work that must be done")
+    axis.set_xlabel("arithmetic intensity of the work, flop per byte (forward passes)")
+    axis.set_ylabel("Gflop/s")
     _legend(axis, loc="lower right", fontsize=9)
     return _svg(figure, "Roofline")
 
 
 def against_size(points: Sequence[Point]) -> str:
     """Time of the neck's forward pass over the pixels of the image."""
+    chosen = [point for point in points if point.axis == "size" and point.row.median]
+    if not chosen:
+        return ""
     figure, axis = _figure(8, 3.8)
-    for side in (FLOOR, OURS, COMMUTED, EAGER):
-        mine = [p for p in points if p.axis == "size" and p.row.backend == side and p.row.median]
-        if mine:
-            axis.plot(
-                [p.value**2 / 1e3 for p in mine],
-                [p.row.median for p in mine],
-                "o-",
-                color=_COLOUR[side],
-                label=LABELS[side],
-            )
+    for side in (EAGER, COMMUTED, OURS, FLOOR):
+        mine = [point for point in chosen if point.row.backend == side]
+        pixels, seconds = [point.value**2 / 1e3 for point in mine], [point.row.median for point in mine]
+        axis.plot(pixels, seconds, "o-", color=_COLOUR[side], label=LABELS[side])
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)
-    axis.set_xlabel("pixels of the image, thousands")
-    axis.set_ylabel("seconds")
+    axis.set_xlabel("thousand pixels of the image")
+    axis.set_ylabel("seconds, neck forward")
     _legend(axis)
     return _svg(figure, "Time against image size")
 
 
 def against_grids(points: Sequence[Point]) -> str:
     """Time of the two large operations over the number of grids, and over K of a single grid."""
+    chosen = [point for point in points if point.axis != "size" and point.row.median]
+    if not chosen:
+        return ""
     figure, axes = _figure(8, 3.4, columns=2)
-    names = {"grids": "number of grids (3, 5, 7, 9, 11)", "cells": "K of a single K x K grid"}
-    for axis, (varied, label) in zip(axes, names.items(), strict=True):
-        for operation, style in (("region_stats", "o-"), ("dense_pathway", "s--")):
-            for side in (OURS, EAGER) if operation == "region_stats" else (OURS,):
-                mine = [
-                    p
-                    for p in points
-                    if (p.axis, p.row.operation, p.row.backend) == (varied, operation, side) and p.row.median
-                ]
-                if mine:
-                    axis.plot(
-                        [p.value for p in mine],
-                        [1e3 * (p.row.median or 0) for p in mine],
-                        style,
-                        color=_COLOUR[side],
-                        label=operation if side == OURS else "eager: convolve, then sum",
-                    )
-        axis.set_xlabel(label)
-        axis.set_xticks(sorted({p.value for p in points if p.axis == varied}))
+    lines = (
+        ("region_stats", OURS, "o-", "region_stats"),
+        ("dense_pathway", OURS, "s--", "dense_pathway"),
+        ("region_stats", EAGER, "o-", "eager: convolve, then sum"),
+    )
+    for axis, varied in zip(axes, ("grids", "cells"), strict=True):
+        for operation, side, style, label in lines:
+            mine = [p for p in chosen if (p.axis, p.row.operation, p.row.backend) == (varied, operation, side)]
+            times = [1e3 * (point.row.median or math.nan) for point in mine]
+            axis.plot([point.value for point in mine], times, style, color=_COLOUR[side], label=label)
+        axis.set_xticks(sorted({point.value for point in chosen if point.axis == varied}))
         axis.set_yscale("log")
+    axes[0].set_xlabel("number of grids (of 3, 5, 7, 9)")
+    axes[1].set_xlabel("K of a single grid of K x K cells")
     axes[0].set_ylabel("milliseconds, level 1")
-    _legend(axes[0], fontsize=8)
-    return _svg(figure, "Time against grids")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        labelcolor=_COLOUR["ink"],
+    )
+    return _svg(figure, "Time against the grids")
 
 
 def memory(rows: Sequence[Row]) -> str:
     """Bars: what autograd saves in the neck's forward pass, and how far the process grows in a training step."""
     chosen = [row for row in rows if row.case == "neck.fuse" and row.saved_bytes is not None]
-    groups = _groups(chosen)
-    figure, axis = _figure(8, 0.9 + 0.3 * max(1, len(chosen)))
-    position, ticks = 0.0, []
-    for members in groups.values():
+    if not chosen:
+        return ""
+    figure, axis = _figure(8, 0.9 + 0.3 * len(chosen))
+    places, top = [], 0.0
+    for members in _groups(chosen).values():
         for row in members:
-            peak, saved = (row.peak_bytes or 0) / 2**20, (row.saved_bytes or 0) / 2**20
-            axis.barh(position, peak, 0.7, color=_COLOUR[row.backend], alpha=0.35)
-            axis.barh(position, saved, 0.7, color=_COLOUR[row.backend])
-            ticks.append((position, f"{LABELS[row.backend]}, {row.kernel}x{row.kernel}"))
-            position += 1
-        position += 0.5
-    axis.set_yticks([at for at, _ in ticks], [label for _, label in ticks])
+            axis.barh(top, (row.peak_bytes or 0) / 2**20, 0.8, color=_COLOUR[row.backend], alpha=0.35)
+            axis.barh(top, (row.saved_bytes or 0) / 2**20, 0.8, color=_COLOUR[row.backend])
+            places.append((top, f"{LABELS[row.backend]}, {row.kernel}x{row.kernel}"))
+            top += 1
+        top += 0.5
+    axis.set_yticks([at for at, _ in places], [label for _, label in places])
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
-    axis.set_xlabel("MiB: saved by autograd (solid), growth of the process in a training step (light)")
+    axis.set_xlabel("MiB saved by autograd (solid); growth of the process in a training step (light)")
     return _svg(figure, "Memory")
 
 

@@ -44,11 +44,13 @@ def run(settings: Settings, screen: Screen | None = None) -> int:
     with screen.working(len(chosen) + 4):
         session.prepare()
         session.measure(chosen)
+    swept = [point.row for point in session.points if point.row not in session.rows]
+    refused = _refused([*session.rows, *swept])
     screen.rows(session.rows)
     found = figures(session.rows)
     screen.figures(found)
     settings.out.mkdir(parents=True, exist_ok=True)
-    rows.write(settings.out / "rows.json", [*session.rows, *(point.row for point in session.points)], about)
+    rows.write(settings.out / "rows.json", [*session.rows, *swept], about)
     pictures.side_by_side([image for _, image in session.pictures]).save(settings.out / "neck.png")
     report = page.Report(
         machine=about,
@@ -58,13 +60,13 @@ def run(settings: Settings, screen: Screen | None = None) -> int:
         points=session.points,
         ceilings=session.ceilings,
         pictures=[(caption, pictures.data_uri(image)) for caption, image in session.pictures],
-        warnings=warnings,
+        warnings=[*refused, *warnings],
     )
     page.write(settings.out / "report.html", report)
-    screen.note(
-        f"rows {settings.out / 'rows.json'}, report {settings.out / 'report.html'}, picture {settings.out / 'neck.png'}"
-    )
-    return _status(session.rows + [point.row for point in session.points], screen)
+    screen.note(f"in {settings.out}: report.html, rows.json, neck.png")
+    for refusal in refused:
+        screen.note(refusal, warning=True)
+    return 1 if refused else 0
 
 
 class _Session:
@@ -162,9 +164,11 @@ def _warnings(about: rows.Machine) -> list[str]:
     return found
 
 
-def _status(found: Sequence[Row], screen: Screen) -> int:
-    bad = [row for row in found if row.status == "WRONG" or (row.status == "failed" and row.backend == OURS)]
-    for row in bad:
-        kernel = f", {row.kernel}x{row.kernel}" if row.kernel else ""
-        screen.note(f"{row.status}: {row.backend}, {row.case}{kernel}, {row.direction}: {row.note}", warning=True)
-    return 1 if bad else 0
+def _refused(found: Sequence[Row]) -> list[str]:
+    """What makes the run a failure: a wrong result of any side, and ours where it does not run."""
+    lines = []
+    for row in found:
+        if row.status == "WRONG" or (row.status == "failed" and row.backend == OURS):
+            kernel = f", {row.kernel}x{row.kernel}" if row.kernel else ""
+            lines.append(f"{row.status}: {row.backend}, {row.case}{kernel}, {row.direction}: {row.note}")
+    return lines

@@ -12,7 +12,7 @@ from zigzag.bench.memory import peak_growth, saved_bytes
 from zigzag.bench.rows import Row, Status
 from zigzag.bench.settings import Settings
 from zigzag.bench.timing import Ratio, Samples, interleave, plan, ratio, timed, warm_up
-from zigzag.bench.workload import EAGER, FLOOR, OURS, Case, Direction, Formulation
+from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, Formulation
 from zigzag.cost import total
 
 Tell = Callable[[str], None]
@@ -62,13 +62,15 @@ def measure(
     """
     rows = []
     for direction in directions:
-        tell(f"{case.name}, {direction}: checking against float64")
+        what = f"{case.name}{f' {case.kernel}x{case.kernel}' if case.kernel else ''}, {direction}"
+        tell(f"{what}: checking against float64")
         with case.checking(direction):
             checks = check(case, direction, case.exact(direction))
-        tell(f"{case.name}, {direction}: timing")
+        tell(f"{what}: timing")
         samples = time_sides(case, direction, checks, case.seconds[direction] / (4 if settings.quick else 1))
         context = _Context(case, direction, samples, ceilings.least_seconds(case.costs[direction]), settings, size)
-        rows += [context.row(side, found) for side, found in {**checks, FLOOR: Check()}.items()]
+        checks[FLOOR] = Check()
+        rows += [context.row(side, checks[side]) for side in SIDES if side in checks]
     return rows
 
 
@@ -116,7 +118,7 @@ def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], se
     for side, run in sides.items():
         first = checks[side].seconds if side in checks else 0.0
         estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP)
-    return interleave(sides, plan(estimates, seconds))
+    return interleave(sides, plan(estimates, seconds), limit=2 * seconds)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ it is called noise where its own spread covers 1.
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ Clock = Callable[[], float]
 _STABLE = 0.1
 """Warm-up ends when two runs in a row differ by less than this share."""
 _MOST_WARM_UPS = 20
+_LONG = 3.0
+"""Seconds from which one run of a side may be enough."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -126,45 +129,50 @@ class Plan:
 def plan(estimates: Mapping[str, float], budget: float, least: int = 2, most: int = 60) -> Plan:
     """Share ``budget`` seconds between sides that take ``estimates`` seconds a run.
 
-    Every side gets an equal share of the time, within ``least`` and ``most`` runs. A slow side skips rounds; strides
-    are powers of two, so that any two sides meet in every round of the larger stride.
+    Every side gets an equal share of the time, within ``least`` and ``most`` runs; one run of several seconds may be
+    enough. A slow side skips rounds; strides are powers of two, so that any two sides meet in every round of the larger
+    stride.
     """
     share = budget / len(estimates)
-    wanted = {name: min(most, max(least, int(share / max(seconds, 1e-9)))) for name, seconds in estimates.items()}
+    wanted = {}
+    for name, seconds in estimates.items():
+        fewest = 1 if seconds >= _LONG else least
+        wanted[name] = min(most, max(fewest, int(share / max(seconds, 1e-9))))
     rounds = max(wanted.values())
     strides = {}
     for name, count in wanted.items():
         strides[name] = 1
-        while -(-rounds // (strides[name] * 2)) >= count:
+        while strides[name] < rounds and -(-rounds // (strides[name] * 2)) >= count:
             strides[name] *= 2
     return Plan(rounds, strides)
 
 
 def interleave(
-    sides: Mapping[str, Run], schedule: Plan, clock: Clock = time.perf_counter, tick: Callable[[], None] | None = None
+    sides: Mapping[str, Run], schedule: Plan, limit: float = math.inf, clock: Clock = time.perf_counter
 ) -> dict[str, Samples]:
     """Time all sides in the same rounds, forwards and backwards through the list in turn.
 
     Args:
         sides: what to run, by name. A result is dropped after the clock has stopped.
         schedule: how often.
+        limit: seconds after which no further round begins, for a machine that turns out slower than estimated.
         clock: monotonic seconds.
-        tick: called after every round, for a progress bar.
 
     Returns:
-        The samples of every side.
+        The samples of every side: one or more each, for all sides run in the first round.
     """
+    start = clock()
     seconds: dict[str, dict[int, float]] = {name: {} for name in sides}
     collecting = gc.isenabled()
     gc.disable()
     try:
         for number in range(schedule.rounds):
+            if number > 0 and clock() - start > limit:
+                break
             order = list(sides) if number % 2 == 0 else list(sides)[::-1]
             for name in order:
                 if number % schedule.strides[name] == 0:
                     seconds[name][number], _ = timed(sides[name], clock)
-            if tick is not None:
-                tick()
     finally:
         if collecting:
             gc.enable()

@@ -25,6 +25,8 @@ EAGER = "eager"
 COMPILED = "compiled"
 COMMUTED = "commuted"
 FLOOR = "floor"
+SIDES = (OURS, EAGER, COMPILED, COMMUTED, FLOOR)
+"""All sides of a comparison, in the order of the tables."""
 
 
 @dataclass(frozen=True)
