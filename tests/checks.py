@@ -15,6 +15,7 @@ RATIO = 2
 # Allowed however exact stock happens to be, in ulps of the result's magnitude, by the bytes of its dtype: a two-byte
 # result is rounded once, to half an ulp; a float32 or float64 one is a sum of products in another order than stock's.
 FLOOR_ULPS = {2: 1, 4: 4, 8: 4}
+LABELS = {"largest": "largest", "relative": "relative L2"}
 # Small gradients are compared for several cotangents at once: no single sum that happens to be exact is the measure.
 DRAWS, ELEMENTS = 16, 1 << 20
 
@@ -52,22 +53,22 @@ def assert_sane(result, exact, what, dtype=None):
     assert error.relative <= bound, f"{what}: relative L2 error {error.relative:.3g} against {bound:.3g}"
 
 
-def assert_within(result, exact, allowed, what):
+def assert_within(result, exact, allowed, what, measures=tuple(LABELS)):
     """`result` errs at most RATIO times as much as `allowed` (an Error), in the largest error and in L2."""
     assert_sane(result, exact, what, torch.bfloat16)
-    floor = FLOOR_ULPS[result.dtype.itemsize] * torch.finfo(result.dtype).eps
     ours = error_of(result, exact)
-    largest = max(RATIO * allowed.largest, floor * ours.magnitude)
-    relative = max(RATIO * allowed.relative, floor)
-    assert ours.largest <= largest, f"{what}: largest error {ours.largest:.3g}, allowed {largest:.3g}"
-    assert ours.relative <= relative, f"{what}: relative L2 error {ours.relative:.3g}, allowed {relative:.3g}"
+    floor = FLOOR_ULPS[result.dtype.itemsize] * torch.finfo(result.dtype).eps
+    floors = {"largest": floor * ours.magnitude, "relative": floor}
+    for measure in measures:
+        error, bound = getattr(ours, measure), max(RATIO * getattr(allowed, measure), floors[measure])
+        assert error <= bound, f"{what}: {LABELS[measure]} error {error:.3g}, allowed {bound:.3g}"
 
 
-def assert_parity(result, stock, exact, what, dtype=None):
+def assert_parity(result, stock, exact, what, dtype=None, **options):
     """`result` has stock's dtype and errs at most RATIO times as much as stock, which is sane for `dtype`."""
     assert result.dtype == stock.dtype, f"{what}: {result.dtype}, expected {stock.dtype}"
     assert_sane(stock, exact, f"{what} (stock)", dtype)
-    assert_within(result, exact, error_of(stock, exact), what)
+    assert_within(result, exact, error_of(stock, exact), what, **options)
 
 
 def outside(valid, height, width):
@@ -96,6 +97,7 @@ class Problem:
     """What to call and with which differentiable tensors; an implementation is the operation as a function.
 
     `sizes` holds, by the name of a map, the sizes of the images in it; results that are maps have those of "base".
+    `narrow` is the dtype with the fewest digits that stock may compute in, unless it is the narrowest of the tensors'.
     """
 
     call: Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, ...]]
@@ -103,6 +105,7 @@ class Problem:
     names: tuple[str, ...]
     tensors: dict[str, torch.Tensor]
     sizes: dict[str, torch.Tensor | None] = field(default_factory=dict)
+    narrow: torch.dtype | None = None
 
 
 def outputs(problem, implementation, tensors=None):
@@ -115,31 +118,32 @@ def cotangents(results, draw=0):
     return [torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result.dtype) for result in results]
 
 
-def solved(problem, implementation, dtype=None, draws=None):
+def solved(problem, implementation, dtype=None, draws=DRAWS):
     """(results, gradients by name, cotangents): each gradient one for every draw of cotangents, stacked.
 
-    `dtype` converts the inputs first; `draws` are the cotangents to use, as another implementation was given them.
+    `dtype` converts the inputs first; `draws` is how many, or the cotangents that another implementation was given.
     """
     tensors = {
         name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).requires_grad_()
         for name, tensor in problem.tensors.items()
     }
     results = problem.call(implementation, tensors)
-    if draws is None:
+    if isinstance(draws, int):
         elements = 1 + sum(tensor.numel() for tensor in tensors.values())
-        draws = [cotangents(results, draw) for draw in range(min(DRAWS, 1 + ELEMENTS // elements))]
+        draws = [cotangents(results, draw) for draw in range(min(draws, 1 + ELEMENTS // elements))]
     found = []
-    for weights in draws:
+    for draw, weights in enumerate(draws, 1):
         weights = [weight.to(result.dtype) for weight, result in zip(weights, results, strict=True)]
-        options = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
+        options = {"allow_unused": True, "materialize_grads": True, "retain_graph": draw < len(draws)}
         found.append(torch.autograd.grad(results, list(tensors.values()), weights, **options))
     gradients = {name: torch.stack(drawn) for name, drawn in zip(tensors, zip(*found, strict=True), strict=True)}
     return [result.detach() for result in results], gradients, draws
 
 
 def narrowest(problem):
-    """The dtype of the inputs with the fewest digits: stock may compute in it."""
-    return max((tensor.dtype for tensor in problem.tensors.values()), key=lambda dtype: torch.finfo(dtype).eps)
+    return problem.narrow or max(
+        (tensor.dtype for tensor in problem.tensors.values()), key=lambda dtype: torch.finfo(dtype).eps
+    )
 
 
 def check_forward(problem, implementation, stock):
@@ -152,24 +156,40 @@ def check_forward(problem, implementation, stock):
         assert_zero_outside(result, problem.sizes.get("base"), name)
 
 
-def check_gradients(problem, implementation, stock):
-    """Every gradient of `implementation` against stock's in float64 from the same inputs, measured by `stock`."""
+def pooled(gradients, exact, like):
+    """Gradients of one dtype (in `like`) as one vector, each brought to size 1 by a power of two: nothing is rounded."""
+    groups = {}
+    for name, truth in exact.items():
+        scale = 2.0 ** -torch.frexp(truth.square().mean().sqrt())[1].item() if truth.numel() else 1
+        groups.setdefault(like[name].dtype, []).append((gradients[name] * scale).flatten())
+    return {str(dtype): torch.cat(vectors) for dtype, vectors in groups.items()}
+
+
+def check_gradients(problem, implementation, stock, *, each=True):
+    """The gradients of `implementation` against stock's in float64 from the same inputs, measured by `stock`.
+
+    All together, and with `each` every one in L2: the largest error of a tensor whose elements are few, or share their
+    rounding, is luck, as it is for every small tensor of a network.
+    """
     _, ours, draws = solved(problem, implementation)
     _, stocks, _ = solved(problem, stock, draws=draws)
     _, exact, _ = solved(problem, stock, torch.float64, draws)
     for name, gradient in ours.items():
-        what = f"gradient of {name}"
-        assert gradient.dtype == problem.tensors[name].dtype, f"{what}: {gradient.dtype}"
+        assert gradient.dtype == problem.tensors[name].dtype, f"gradient of {name}: {gradient.dtype}"
         for drawn in gradient:
-            assert_zero_outside(drawn, problem.sizes.get(name), what)
-        if gradient.dtype != torch.float64:
-            assert_parity(gradient, stocks[name], exact[name], what, narrowest(problem))
-    wide = [name for name, tensor in problem.tensors.items() if tensor.dtype == torch.float64]
-    if wide:
-        check_wide_gradients(problem, stock, {name: ours[name] for name in wide}, exact, draws)
+            assert_zero_outside(drawn, problem.sizes.get(name), f"gradient of {name}")
+    if narrowest(problem) == torch.float64:
+        check_wide_gradients(problem, stock, ours, exact, draws, each=each)
+        return
+    for name in ours if each else ():
+        measures = {"dtype": narrowest(problem), "measures": ("relative",)}
+        assert_parity(ours[name], stocks[name], exact[name], f"gradient of {name}", **measures)
+    together = [pooled(gradients, exact, ours) for gradients in (ours, stocks, exact)]
+    for dtype in together[0]:
+        assert_parity(*(found[dtype] for found in together), f"gradients, {dtype}", narrowest(problem))
 
 
-def check_wide_gradients(problem, stock, gradients, exact, draws):
+def check_wide_gradients(problem, stock, ours, exact, draws, *, each):
     """float64 has no wider stock to be measured by: stock's error in float32, in units of its eps, is the measure.
 
     `exact` is stock's float64 result and errs once itself.
@@ -178,11 +198,19 @@ def check_wide_gradients(problem, stock, gradients, exact, draws):
     draws = [[weight.float() for weight in weights] for weights in draws]
     _, narrow, _ = solved(rounded, stock, draws=draws)
     _, truth, _ = solved(rounded, stock, torch.float64, draws)
+    for name in ours if each else ():
+        allowed = shrunk(error_of(narrow[name], truth[name]))
+        assert_within(ours[name], exact[name], allowed, f"gradient of {name}", measures=("relative",))
+    narrow, truth = (pooled(gradients, truth, truth) for gradients in (narrow, truth))
+    ours, exact = (pooled(gradients, exact, exact) for gradients in (ours, exact))
+    for dtype, gradient in ours.items():
+        assert_within(gradient, exact[dtype], shrunk(error_of(narrow[dtype], truth[dtype])), "gradients")
+
+
+def shrunk(error):
+    """What a float32 error is in float64, measured against a result that itself errs as much as one RATIO-th of it."""
     shrink = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps * (RATIO + 1) / RATIO
-    for name, gradient in gradients.items():
-        error = error_of(narrow[name], truth[name])
-        allowed = Error(error.largest * shrink, error.relative * shrink, error.magnitude)
-        assert_within(gradient, exact[name], allowed, f"gradient of {name}")
+    return Error(error.largest * shrink, error.relative * shrink, error.magnitude)
 
 
 def check_gradcheck(problem, implementation):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, replace
 
+import oracle
 import torch
-from cases import laid_out, normal, poisoned, random_valid
+from cases import as_numpy, away_from_zero, laid_out, normal, poisoned, random_valid
+from checks import Problem
 
 from zigzag.config import PRESETS, NeckConfig
 from zigzag.nn import ZigZagNeck
@@ -48,9 +50,9 @@ def step_parameters(generator, name, config, *, first, has_sources, is_source):
             yield from norm_parameters(generator, f"{name}.context_norm", channels)
 
 
-def random_parameters(config, seed=5):
-    """Every tensor of a neck's state_dict, float32, with values at which all of its parts matter."""
-    generator = torch.Generator().manual_seed(seed)
+def random_parameters(config, dtype=torch.float32):
+    """Every tensor of a neck's state_dict, with values at which all of its parts matter."""
+    generator = torch.Generator().manual_seed(5)
     levels = len(config.in_channels)
     found = {}
     for i, channels in enumerate(config.in_channels):
@@ -62,7 +64,12 @@ def random_parameters(config, seed=5):
                 name = f"stages.{t}.{direction}.{i}"
                 found |= step_parameters(generator, name, config, first=t == 0, has_sources=sources, is_source=source)
         found |= fusion_parameters(generator, f"output.{i}", config)
-    return found
+    for name, value in found.items():
+        if dtype.itemsize == 2 and name.endswith("aggregate.bias"):
+            away_from_zero(value, 32)
+        if dtype.itemsize == 2 and name.endswith(".norm.bias"):
+            away_from_zero(value, 6)
+    return {name: value.to(dtype) for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class NeckCase:
         return f"{self.name}-{self.number}-{dtype}-{self.layout}{'-valid' * self.padded}"
 
     def parameters(self):
-        return {name: value.to(self.dtype) for name, value in random_parameters(self.config).items()}
+        return random_parameters(self.config, self.dtype)
 
     def features(self):
         """(features, valid per level or None)."""
@@ -93,8 +100,8 @@ class NeckCase:
         return features, valid
 
 
-def config_of(preset, levels=3, channels=8, **fields):
-    shape = {"in_channels": (5, 6, 7, 8)[:levels], "out_channels": channels, "norm_groups": 4}
+def config_of(preset, levels=3, channels=16, **fields):
+    shape = {"in_channels": (5, 6, 7, 8)[:levels], "out_channels": channels, "norm_groups": 2}
     return NeckConfig(**{**shape, **PRESETS[preset], **fields})
 
 
@@ -112,7 +119,7 @@ def neck_cases():
     yield NeckCase("small-kernels", config_of("stable", kernel_size=1, lateral_kernel_size=1, stages=2), SIZES)
     yield NeckCase("nearest-sum", config_of("stable", resize="nearest", combine="sum", stages=2), SIZES, padded=True)
     yield NeckCase("two-levels", config_of("stable", 2, grids=(2, 4)), ((4, 7), (1, 1)))
-    yield NeckCase("four-levels", config_of("stable", 4, stages=2), ((7, 5), (4, 3), (2, 2), (1, 1)), padded=True)
+    yield NeckCase("four-levels", config_of("stable", 4, stages=2), ((9, 7), (5, 4), (3, 2), (2, 1)), padded=True)
     yield NeckCase("paper", config_of("paper", 2, stages=1), SIZES[:2], dtype=torch.float64)
     yield NeckCase("paper-tame", config_of("paper", **TAME), SIZES, padded=True)
     yield NeckCase("context-norm-alone", config_of("paper", **{**TAME, "context_norm": True}), SIZES)
@@ -126,3 +133,23 @@ def neck_of(config, parameters=None):
     if parameters is not None:
         module.load_state_dict(parameters)
     return module
+
+
+def neck_problem(case):
+    """The neck as a function of its features and parameters; an implementation takes (features, parameters, valid)."""
+    features, valid = case.features()
+    tensors = {f"features.{i}": feature for i, feature in enumerate(features)} | case.parameters()
+    levels = range(len(features))
+
+    def split(given):
+        parameters = {name: value for name, value in given.items() if not name.startswith("features.")}
+        return [given[f"features.{i}"] for i in levels], parameters
+
+    def call(implementation, given):
+        return tuple(implementation(*split(given), valid))
+
+    def exact():
+        return oracle.neck(*split(as_numpy(tensors)), case.config, valid=valid)
+
+    sizes = {f"features.{i}": own for i, own in enumerate(valid or ())}
+    return Problem(call, exact, tuple(f"level {i}" for i in levels), tensors, sizes)

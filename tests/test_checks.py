@@ -139,7 +139,7 @@ def test_wrong_gradient_is_seen(dtype):
     def scaled(x, *arguments, **options):
         return reference.region_stats(SlightlyWrongGradient.apply(x), *arguments, **options)
 
-    with pytest.raises(AssertionError, match="gradient of x"):
+    with pytest.raises(AssertionError, match="gradient"):
         check_gradients(StatsCase((2, 20, 8, 6), dtype).problem(), scaled, reference.region_stats)
 
 

@@ -8,8 +8,14 @@ import pytest
 import torch
 from cases import FULL, CodesCase, PathwayCase, StatsCase
 from checks import solved
+from neck_cases import NeckCase, config_of, neck_of, neck_problem, random_parameters
 from spies import Spy
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+import zigzag
+from zigzag import reference
 
 TWO = ((4, 3), (11, 9))
 BOTH = (True, True)
@@ -39,34 +45,83 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
+def calls_of(case, compiled):
+    """Every compiled operation that the case runs, forward and backward, once each with what it is given."""
+    with Spy() as spy:
+        solved(case.problem(), getattr(compiled, case.operation), draws=1)
+    return {call[0].name(): call for call in spy.calls}
+
+
 @EACH
 def test_opcheck(case, compiled):
-    """Schema, fake kernels and dispatch of every operation that a call runs, forward and backward."""
-    with Spy() as spy:
-        solved(case.problem(), getattr(compiled, case.operation))
-    assert spy.calls
-    for operation, arguments, options in {call[0].name(): call for call in spy.calls}.values():
+    """Schema, fake kernel, autograd and traces; of what runs in a backward pass nothing is differentiated again."""
+    calls = calls_of(case, compiled)
+    assert calls
+    for name, (operation, arguments, options) in calls.items():
+        if name.endswith("backward"):
+            arguments = tree_map_only(torch.Tensor, torch.Tensor.detach, arguments)
         torch.library.opcheck(operation, arguments, options)
 
 
 def test_every_operation_is_checked(compiled):
-    with Spy() as spy:
-        for case in CASES:
-            solved(case.problem(), getattr(compiled, case.operation))
-    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("zigzag::")}
-    assert spy.names == registered
+    checked = {name for case in CASES for name in calls_of(case, compiled)}
+    assert checked == {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("zigzag::")}
+
+
+def check_compilation(problems, eager, traced):
+    """Results and gradients as without compilation, for problems of several sizes."""
+    for problem in problems:
+        results, gradients, _ = solved(problem, eager, draws=1)
+        found, found_gradients, _ = solved(problem, traced, draws=1)
+        for one, other in zip(results, found, strict=True):
+            torch.testing.assert_close(other, one)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(found_gradients[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @EACH
-def test_one_graph_with_dynamic_sizes(case, backend):
-    """Results and gradients as without compilation, at two sizes from one."""
+def test_one_graph_for_all_sizes(case, compiled):
+    operation = getattr(compiled, case.operation)
     counter = CompileCounterWithBackend("aot_eager")
-    operation = torch.compile(getattr(backend, case.operation), backend=counter, fullgraph=True, dynamic=True)
-    for problem in (case.problem(), larger(case).problem()):
-        eager = solved(problem, getattr(backend, case.operation))
-        found = solved(problem, operation)
-        for one, other in zip(eager[0], found[0], strict=True):
-            torch.testing.assert_close(one, other)
-        for name, gradient in eager[1].items():
-            torch.testing.assert_close(gradient, found[1][name], msg=name)
+    traced = torch.compile(operation, backend=counter, fullgraph=True, dynamic=True)
+    check_compilation((case.problem(), larger(case).problem()), operation, traced)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[5]], ids=lambda case: case.operation)
+def test_reference_in_one_graph(case):
+    operation = getattr(reference, case.operation)
+    traced = torch.compile(operation, backend="aot_eager", fullgraph=True, dynamic=True)
+    check_compilation((case.problem(), larger(case).problem()), operation, traced)
+
+
+def test_inductor(compiled):
+    case = CASES[5]
+    operation = getattr(compiled, case.operation)
+    traced = torch.compile(operation, fullgraph=True, dynamic=True)
+    check_compilation((case.problem(), larger(case).problem()), operation, traced)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_neck_in_one_graph(padded, backend):
+    config = config_of("stable", 2, channels=8, stages=2)
+    module = neck_of(config, random_parameters(config))
+    cases = [NeckCase("", config, sizes, padded=padded) for sizes in (((9, 12), (5, 6)), ((11, 8), (6, 4)))]
+
+    def implementation(features, parameters, valid):
+        with zigzag.use_backend(backend.name):
+            return torch.func.functional_call(module, parameters, (features,), {"valid": valid})
+
+    traced = torch.compile(implementation, backend="aot_eager", fullgraph=True, dynamic=True)
+    check_compilation([neck_problem(case) for case in cases], implementation, traced)
+
+
+@EACH
+def test_flops_are_counted(case, compiled):
+    with FlopCounterMode(display=False) as counter:
+        solved(case.problem(), getattr(compiled, case.operation), draws=1)
+    counted = {str(operation): flops for operation, flops in counter.get_flop_counts()["Global"].items()}
+    assert {name.split(".")[0] for name in counted if name.startswith("zigzag")} == {
+        name.replace("::", ".").split(".")[1] for name in calls_of(case, compiled)
+    }
+    assert all(counted.values())
