@@ -80,8 +80,7 @@ template <class A, int NV, bool product, int M>
 void backward_row(const PathwayArgs& args, int64_t n, const TargetRows<A>& rows, const BackwardScratch<A>& s) {
   for (int o = 0; o < NV * kLanes<A>; o += kLanes<A>) {
     const Vec<A> scale = load(s.scale + o), shift = load(s.shift + o), gain = load(s.gain + o);
-    Vec<A> grad_scale = load(s.grad_scale + o), grad_shift = load(s.grad_shift + o);
-    Vec<A> grad_gain = load(s.grad_gain + o);
+    Vec<A> grad_scale = {}, grad_shift = {}, grad_gain = {};  // of this row: long sums in float32 want levels
     for (int64_t w = 0; w < args.widths[n]; ++w) {
       Vec<A> grad = {};
       if (rows.grad.data) grad = load(rows.grad.data + w * rows.grad.step + o);
@@ -98,9 +97,9 @@ void backward_row(const PathwayArgs& args, int64_t n, const TargetRows<A>& rows,
       store(rows.grad_base.data + w * rows.grad_base.step + o, through);
       if constexpr (M != 0) spread_product<A, product, M>(args, w, o, grad, gain, grad_gain, s);
     }
-    store(s.grad_scale + o, grad_scale);
-    store(s.grad_shift + o, grad_shift);
-    store(s.grad_gain + o, grad_gain);
+    add_to(s.grad_scale + o, grad_scale);
+    add_to(s.grad_shift + o, grad_shift);
+    add_to(s.grad_gain + o, grad_gain);
   }
   zero_pixels(rows.grad_base, args.widths[n], args.width, NV * kLanes<A>);
 }
@@ -121,14 +120,14 @@ void reduce_context(const PathwaySource& source, int64_t n, const SourceScratch<
   int64_t width;
   const A* plain = plain_context(source, n, s, &width);
   for (int o = 0; o < lanes; o += kLanes<A>) {
-    Vec<A> grad_scale = load(s.grad_scale + o), grad_shift = load(s.grad_shift + o);
+    Vec<A> grad_scale = {}, grad_shift = {};
     for (int64_t i = o; i < width * lanes; i += lanes) {
       const Vec<A> grad = load(s.grad_context + i);
       grad_scale = fma(grad, load(plain + i), grad_scale);
       grad_shift += grad;
     }
-    store(s.grad_scale + o, grad_scale);
-    store(s.grad_shift + o, grad_shift);
+    add_to(s.grad_scale + o, grad_scale);
+    add_to(s.grad_shift + o, grad_shift);
   }
   if (!shrinks(source, n)) return;
   const ResizeAxis& cols = source.cols[n];

@@ -32,7 +32,8 @@ constexpr int64_t kProductParts = 4;
 // The same in parts of out's rows (dim 0) or columns (dim 1), each by one thread: the library's own split would follow
 // the number of threads, and the last bits of the result with it.
 void multiply_in_parts(const Tensor& left, const Tensor& right, const Tensor& out, int64_t dim) {
-  const int64_t size = out.size(dim), part = (size + kProductParts - 1) / kProductParts;
+  const int64_t size = out.size(dim);
+  const int64_t part = std::max<int64_t>((size + kProductParts - 1) / kProductParts, 16);
   torch::stable::parallel_for(0, kProductParts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i * part, count = std::min(part, size - first);

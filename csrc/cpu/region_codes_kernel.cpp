@@ -7,9 +7,10 @@ namespace zigzag {
 namespace ZIGZAG_ISA {
 namespace {
 
+// What is left to add one by one is added in double: it costs nothing here, and short sums stay as good as long ones.
 template <class A>
-inline A sum_lanes(Vec<A> v) {
-  A sum = 0;
+inline double sum_lanes(Vec<A> v) {
+  double sum = 0;
   for (int i = 0; i < kLanes<A>; ++i) sum += v[i];
   return sum;
 }
@@ -35,9 +36,9 @@ void dot_row(const SkinnyArgs& args, int64_t o) {
   for (int m = 0; m < M; ++m) {
     Vec<A> all = sum[m][0];
     for (int p = 1; p < parts; ++p) all += sum[m][p];
-    A total = sum_lanes<A>(all);
-    for (int64_t j = i; j < args.k; ++j) total += weight[j] * left[m * args.k + j];
-    out[m * args.o + o] = total;
+    double total = sum_lanes<A>(all);
+    for (int64_t j = i; j < args.k; ++j) total += static_cast<double>(weight[j]) * left[m * args.k + j];
+    out[m * args.o + o] = static_cast<A>(total);
   }
 }
 
