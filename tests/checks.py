@@ -157,7 +157,7 @@ def check_forward(problem, implementation, stock):
 
 
 def pooled(gradients, exact, like):
-    """Gradients of one dtype (in `like`) as one vector, each brought to size 1 by a power of two: nothing is rounded."""
+    """Gradients of one dtype (in `like`) as one vector, brought to size 1 by powers of two: none is rounded."""
     groups = {}
     for name, truth in exact.items():
         scale = 2.0 ** -torch.frexp(truth.square().mean().sqrt())[1].item() if truth.numel() else 1

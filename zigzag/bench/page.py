@@ -145,7 +145,7 @@ def _machine(machine: Machine) -> str:
         f"zigzag {machine.zigzag} {machine.commit}",
         f"torch {machine.torch}",
         f"{machine.cpu}, {machine.threads} of {machine.cores} cores",
-        machine.date,
+        machine.date.replace("T", " ").removesuffix("+00:00") + " UTC",
     ]
     return " · ".join(html.escape(part.strip()) for part in parts)
 

@@ -141,20 +141,20 @@ def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) ->
 
 
 def _ratio_axis(axis: Any, ratios: Sequence[float]) -> None:
-    """A logarithmic axis around 1 whose ticks are round numbers."""
-    low, high = min(*ratios, 1.0) / 1.25, max(*ratios, 1.0) * 1.5
+    """A logarithmic x axis around 1."""
     axis.set_xscale("log")
-    axis.set_xlim(low, high)
-    ticks = [base * 10.0**power for power in range(-3, 5) for base in (1, 2, 5)]
-    axis.set_xticks([tick for tick in ticks if low <= tick <= high], minor=False)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    axis.xaxis.set_minor_locator(_no_ticks())
+    axis.set_xlim(min(*ratios, 1.0) / 1.25, max(*ratios, 1.0) * 1.5)
+    _round_ticks(axis.xaxis, "×")
 
 
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
+def _round_ticks(axis: Any, unit: str = "") -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, or at the powers alone where they are many."""
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    return NullLocator()
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(10, (1.0,) if high / low > 3e3 else (1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
 
 
 def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
@@ -186,6 +186,8 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
         axis.plot([], [], "o", color=_COLOUR[side], label=LABELS[side])
     axis.set_xscale("log")
     axis.set_yscale("log")
+    _round_ticks(axis.xaxis)
+    _round_ticks(axis.yaxis)
     axis.set_xlabel("arithmetic intensity of the work, flop per byte (forward passes)")
     axis.set_ylabel("Gflop/s")
     _legend(axis, loc="lower right", fontsize=9)
@@ -228,6 +230,10 @@ def against_grids(points: Sequence[Point]) -> str:
             axis.plot([point.value for point in mine], times, style, color=_COLOUR[side], label=label)
         axis.set_xticks(sorted({point.value for point in chosen if point.axis == varied}))
         axis.set_yscale("log")
+    slowest, fastest = max(axis.get_ylim()[1] for axis in axes), min(axis.get_ylim()[0] for axis in axes)
+    for axis in axes:
+        axis.set_ylim(fastest, slowest)
+        _round_ticks(axis.yaxis)
     axes[0].set_xlabel("number of grids (of 3, 5, 7, 9)")
     axes[1].set_xlabel("K of a single grid of K x K cells")
     axes[0].set_ylabel("milliseconds, level 1")

@@ -20,7 +20,7 @@ SHARES = (0.25, 0.5, 0.75)
 GRIDS = ((3,), (3, 5), (3, 5, 7), (3, 5, 7, 9))
 CELLS = ((1,), (3,), (7,), (15,), (31,))
 
-_SECONDS = 0.6
+_SECONDS = 0.5
 _NECK_SECONDS = 2.0
 
 
@@ -48,7 +48,8 @@ def sizes(
         size = max(SMALLEST_SIZE, round(settings.size * share))
         smaller = Workload(pyramid(size), work.neck, compiled=False)
         case = _briefly(neck.fuse(smaller), _NECK_SECONDS)
-        points += [Point("size", size, row) for row in measure(case, ["forward"], settings, ceilings, size, tell)]
+        tell(f"sweep over the image size: {size}")
+        points += [Point("size", size, row) for row in measure(case, ["forward"], settings, ceilings, size, _silent)]
     return points
 
 
@@ -62,9 +63,14 @@ def grids(work: Workload, settings: Settings, ceilings: Ceilings, tell: Tell) ->
                 operations.region_stats(work, level=0, grids=chosen),
                 operations.dense_pathway(work, level=0, sources=(1, 2, 3), grids=chosen),
             ):
-                rows = measure(_briefly(case, _SECONDS), ["forward"], settings, ceilings, settings.size, tell)
+                tell(f"sweep over the grids: {chosen}")
+                rows = measure(_briefly(case, _SECONDS), ["forward"], settings, ceilings, settings.size, _silent)
                 points += [Point(axis, value, row) for row in rows]  # type: ignore[arg-type]
     return points
+
+
+def _silent(_: str) -> None:
+    """The sweep has said what it does."""
 
 
 def _briefly(case: Case, seconds: float) -> Case:
