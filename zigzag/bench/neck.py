@@ -121,7 +121,7 @@ def _neck_case(
         exact=exact,
         costs={"forward": steps(backward=False), "forward+backward": steps(backward=False) + steps(backward=True)},
         floors={"forward": floor.forward, "forward+backward": floor.training_step},
-        seconds={"forward": 6.0 if laterals else 10.0, "forward+backward": 20.0},
+        seconds={"forward": 5.0 if laterals else 9.0, "forward+backward": 18.0},
         checking=lambda direction: _decided(work.parameters) if direction == "forward+backward" else nullcontext(),
     )
 

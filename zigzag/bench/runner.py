@@ -17,7 +17,7 @@ from zigzag.cost import total
 
 Tell = Callable[[str], None]
 
-_WARM_UP = 0.3
+_WARM_UP = 0.2
 """Seconds for the warm-up of a side. One that takes longer in its check is warm from it."""
 
 
