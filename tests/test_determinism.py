@@ -8,6 +8,9 @@ from cases import FULL, CodesCase, PathwayCase, StatsCase
 from checks import assert_same_bits, check_gradgradcheck, solved
 from torch.autograd.gradcheck import GradcheckError
 
+import zigzag
+from zigzag.nn import ZigZagNeck
+
 BOTH = (True, True)
 # Wide and narrow, one image and several, more tasks than threads and fewer.
 CASES = [
@@ -62,6 +65,23 @@ def test_threads_change_nothing(case, compiled, threads):
         found.append(bits(case, compiled))
     for count, other in zip(counts[1:], found[1:], strict=True):
         assert_same_bits(found[0], other, f"{count} threads")
+
+
+def test_threads_change_nothing_in_the_neck(compiled, threads):
+    """But for the gradients of the convolutions that the library does: it may cut their sums by the number of threads."""
+    torch.manual_seed(0)
+    module = ZigZagNeck((16, 16), 64, stages=2)
+    features = [torch.randn(1, 16, size, size) for size in (60, 30)]
+    found = []
+    for count in (1, 2, 3, 5):
+        threads(count)
+        with zigzag.use_backend(compiled.name):
+            results = module(features)
+            total = sum(result.square().sum() for result in results)
+        ours = [p for name, p in module.named_parameters() if "context" in name or "norm" in name or "gain" in name]
+        found.append([*results, *torch.autograd.grad(total, ours)])
+    for other in found[1:]:
+        assert_same_bits(found[0], other, "threads")
 
 
 @pytest.mark.parametrize("case", SECOND, ids=lambda case: case.operation)

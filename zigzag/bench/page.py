@@ -28,7 +28,7 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 v
 main { max-width: 1080px; margin: 0 auto; padding: 48px 24px 80px; }
 h1 { font-size: 34px; line-height: 1.15; margin: 0 0 8px; letter-spacing: -0.02em; }
 h2 { font-size: 21px; margin: 56px 0 6px; letter-spacing: -0.01em; }
-p { margin: 6px 0 14px; max-width: 76ch; } .quiet { color: var(--muted); }
+p { margin: 6px 0 14px; max-width: 76ch; } .quiet { color: var(--muted); } .wide { max-width: none; }
 code { font: 0.88em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .panel { background: var(--panel); border: 1px solid var(--line); border-radius: 12px; padding: 20px;
   overflow-x: auto; }
@@ -127,7 +127,7 @@ def _page(report: Report) -> str:
     ]
     body = [
         "<h1>zigzag bench</h1>",
-        f'<p class="quiet">{_machine(report.machine)}<br><code>{html.escape(report.command)}</code></p>',
+        f'<p class="quiet wide">{_machine(report.machine)}<br><code>{html.escape(report.command)}</code></p>',
         *(f'<div class="banner">{html.escape(warning)}</div>' for warning in report.warnings),
         _pictures(report.pictures),
         *(_section(title, text, content) for title, text, content in sections if content),

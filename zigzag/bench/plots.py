@@ -132,7 +132,7 @@ def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) ->
     axis.set_yticks(range(len(groups)), groups)
     axis.set_ylim(len(groups) - 0.4, -0.6)
     _ratio_axis(axis, [row.over_floor or 1.0 for row in chosen])
-    axis.set_xlabel("time / time of the floor (black bar: the target; line at 1: the floor)")
+    axis.set_xlabel("time / time of the floor (bar: the target; line at 1: the floor)")
     for side in (OURS, EAGER, COMPILED, COMMUTED):
         if any(row.backend == side for row in chosen):
             axis.plot([], [], "o", color=_COLOUR[side], label=LABELS[side])
@@ -175,15 +175,14 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
         attained = {row.backend: row.flops / (row.median or math.inf) / 1e9 for row in members}
         x = members[0].flops / members[0].bytes
         axis.plot([x] * len(attained), list(attained.values()), color=_COLOUR["line"], linewidth=1.4, zorder=1)
+        small = members[0].kernel == 1
         for side, y in attained.items():
-            axis.plot(x, y, "o", color=_COLOUR[side], markersize=8)
-        if OURS in attained:
-            text = name.removesuffix(", fwd")
-            axis.annotate(
-                text, (x, attained[OURS]), (8, -4), textcoords="offset points", fontsize=8, color=_COLOUR["muted"]
-            )
+            axis.plot(x, y, "o", color=_COLOUR[side], markersize=8, markerfacecolor="none" if small else _COLOUR[side])
+        if OURS in attained and not small:
+            place, text = (x, attained[OURS]), name.removesuffix(", fwd")
+            axis.annotate(text, place, (8, -4), textcoords="offset points", fontsize=8, color=_COLOUR["muted"])
     for side in (OURS, EAGER):
-        axis.plot([], [], "o", color=_COLOUR[side], label=LABELS[side])
+        axis.plot([], [], "o", color=_COLOUR[side], label=f"{LABELS[side]} (open: 1x1 region kernel)")
     axis.set_xscale("log")
     axis.set_yscale("log")
     _round_ticks(axis.xaxis)
