@@ -16,7 +16,8 @@ RATIO = 2
 # result is rounded once, to half an ulp; a float32 or float64 one is a sum of products in another order than stock's.
 FLOOR_ULPS = {2: 1, 4: 4, 8: 4}
 LABELS = {"largest": "largest", "relative": "relative L2"}
-# Small gradients are compared for several cotangents at once: no single sum that happens to be exact is the measure.
+# Small gradients are compared for several cotangents, and signs of the inputs where those are free, at once: no single
+# sum that happens to be exact is the measure.
 DRAWS, ELEMENTS = 16, 1 << 20
 
 
@@ -98,6 +99,7 @@ class Problem:
 
     `sizes` holds, by the name of a map, the sizes of the images in it; results that are maps have those of "base".
     `narrow` is the dtype with the fewest digits that stock may compute in, unless it is the narrowest of the tensors'.
+    `symmetric`: the tensors with other signs are as good a problem.
     """
 
     call: Callable[[Any, dict[str, torch.Tensor]], tuple[torch.Tensor, ...]]
@@ -106,6 +108,7 @@ class Problem:
     tensors: dict[str, torch.Tensor]
     sizes: dict[str, torch.Tensor | None] = field(default_factory=dict)
     narrow: torch.dtype | None = None
+    symmetric: bool = False
 
 
 def outputs(problem, implementation, tensors=None):
@@ -118,26 +121,38 @@ def cotangents(results, draw=0):
     return [torch.randn(result.shape, generator=generator, dtype=torch.float64).to(result.dtype) for result in results]
 
 
+def inputs(problem, dtype, draw):
+    """The tensors, in `dtype` if that is not None; every draw but the first with signs of its own where they are free."""
+    generator = torch.Generator().manual_seed(11 + draw)
+    tensors = {}
+    for name, tensor in problem.tensors.items():
+        tensor = tensor.detach() if dtype is None else tensor.detach().to(dtype)
+        if problem.symmetric and draw > 0:
+            tensor = tensor * (1 - 2 * torch.randint(2, tensor.shape, generator=generator))
+        tensors[name] = tensor.requires_grad_()
+    return tensors
+
+
 def solved(problem, implementation, dtype=None, draws=DRAWS):
     """(results, gradients by name, cotangents): each gradient one for every draw of cotangents, stacked.
 
     `dtype` converts the inputs first; `draws` is how many, or the cotangents that another implementation was given.
     """
-    tensors = {
-        name: (tensor.detach() if dtype is None else tensor.detach().to(dtype)).requires_grad_()
-        for name, tensor in problem.tensors.items()
-    }
-    results = problem.call(implementation, tensors)
+    tensors = inputs(problem, dtype, 0)
+    first = results = problem.call(implementation, tensors)
     if isinstance(draws, int):
         elements = 1 + sum(tensor.numel() for tensor in tensors.values())
         draws = [cotangents(results, draw) for draw in range(min(draws, 1 + ELEMENTS // elements))]
     found = []
-    for draw, weights in enumerate(draws, 1):
+    for draw, weights in enumerate(draws):
+        if problem.symmetric and draw > 0:
+            tensors = inputs(problem, dtype, draw)
+            results = problem.call(implementation, tensors)
         weights = [weight.to(result.dtype) for weight, result in zip(weights, results, strict=True)]
-        options = {"allow_unused": True, "materialize_grads": True, "retain_graph": draw < len(draws)}
+        options = {"allow_unused": True, "materialize_grads": True, "retain_graph": not problem.symmetric}
         found.append(torch.autograd.grad(results, list(tensors.values()), weights, **options))
     gradients = {name: torch.stack(drawn) for name, drawn in zip(tensors, zip(*found, strict=True), strict=True)}
-    return [result.detach() for result in results], gradients, draws
+    return [result.detach() for result in first], gradients, draws
 
 
 def narrowest(problem):

@@ -1,6 +1,6 @@
 // region_codes on the CPU: three matrix products per grid, on small tensors and large weights that are read in the
-// memory order they have. The vendor's library multiplies, but for few images, where its kernels fall short of the
-// memory's speed (benchmarks/NOTES.md) and ours run.
+// memory order they have. Our own kernels multiply, but where there are so many images that the vendor's library is
+// faster, or types that it has instructions for.
 #include "region_codes_kernel.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace zigzag {
 
-ZIGZAG_DECLARE_KERNELS(SkinnyKernels, region_codes_kernels)
+ZIGZAG_DECLARE_KERNELS(ProductKernels, region_codes_kernels)
 
 namespace {
 
@@ -47,9 +47,12 @@ void multiply_in_parts(const Tensor& left, const Tensor& right, const Tensor& ou
   });
 }
 
-bool use_skinny(int64_t m, const Tensor& weight) {
+// Above so many rows the library is faster (benchmarks/NOTES.md); it multiplies narrow types in any case.
+constexpr int64_t kMostRows = 1024;
+
+bool use_own(int64_t m, const Tensor& weight) {
   const Dtype dtype = dtype_of(weight);
-  return m >= 1 && m <= kMaxSkinny && (dtype == Dtype::f32 || dtype == Dtype::f64);
+  return m <= kMostRows && (dtype == Dtype::f32 || dtype == Dtype::f64);
 }
 
 // A dense 4-D weight as the (rows, the rest) matrix it is in memory, contiguous or channels_last.
@@ -59,21 +62,24 @@ Tensor matrix_of(const Tensor& weight) {
                                   weight.scalar_type());
 }
 
-using Kernel = void (*)(const SkinnyArgs&, int64_t, int64_t);
+using Kernel = void (*)(const ProductArgs&, int64_t, int64_t);
 
-void run_skinny(Kernel kernel, const Tensor& left, const Tensor& right, const Tensor& out, int64_t m, int64_t o,
-                int64_t k, int64_t tasks) {
-  SkinnyArgs args{left.const_data_ptr(),      right.const_data_ptr(), out.mutable_data_ptr(), m, o, k,
-                  dtype_of(out) == Dtype::f64};
+void run_own(Kernel kernel, const Tensor& left, const Tensor& right, const Tensor& out, int64_t m, int64_t o, int64_t k,
+             int64_t tasks) {
+  const ProductArgs args = {left.const_data_ptr(),      right.const_data_ptr(), out.mutable_data_ptr(), m, o, k,
+                            dtype_of(out) == Dtype::f64};
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
+
+int64_t runs_of(int64_t size, int64_t run) { return (size + run - 1) / run; }
 
 // (M, K) . (O, K)^T
 Tensor times_transposed(const Tensor& left, const Tensor& weight) {
   const int64_t m = left.size(0), o = weight.size(0), k = weight.size(1);
   Tensor out = torch::stable::new_empty(left, {m, o});
-  if (use_skinny(m, weight)) {
-    run_skinny(ZIGZAG_KERNELS(region_codes_kernels).dot, left, weight, out, m, o, k, o);
+  if (use_own(m, weight)) {
+    run_own(ZIGZAG_KERNELS(region_codes_kernels).times_transposed, left, weight, out, m, o, k,
+            runs_of(o, kProductRows));
   } else {
     multiply_in_parts(left, torch::stable::transpose(weight, 0, 1), out, 1);
   }
@@ -84,9 +90,8 @@ Tensor times_transposed(const Tensor& left, const Tensor& weight) {
 Tensor times(const Tensor& left, const Tensor& weight) {
   const int64_t m = left.size(0), o = weight.size(0), k = weight.size(1);
   Tensor out = torch::stable::new_empty(left, {m, k});
-  if (use_skinny(m, weight)) {
-    const int64_t runs = (k + kSkinnyColumns - 1) / kSkinnyColumns;
-    run_skinny(ZIGZAG_KERNELS(region_codes_kernels).mix, left, weight, out, m, o, k, runs);
+  if (use_own(m, weight)) {
+    run_own(ZIGZAG_KERNELS(region_codes_kernels).times, left, weight, out, m, o, k, runs_of(k, kProductColumns));
   } else {
     multiply_in_parts(left, weight, out, 1);
   }
@@ -97,10 +102,10 @@ Tensor times(const Tensor& left, const Tensor& weight) {
 Tensor weight_gradient(const Tensor& left, const Tensor& right, const Tensor& weight) {
   Tensor grad = torch::stable::empty_like(weight);
   const Tensor matrix = matrix_of(grad);
-  const int64_t m = left.size(0);
-  if (use_skinny(m, weight)) {
-    run_skinny(ZIGZAG_KERNELS(region_codes_kernels).outer, left, right, matrix, m, left.size(1), right.size(1),
-               left.size(1));
+  const int64_t m = left.size(0), o = left.size(1), k = right.size(1);
+  if (use_own(m, weight)) {
+    run_own(ZIGZAG_KERNELS(region_codes_kernels).transposed_times, left, right, matrix, m, o, k,
+            runs_of(o, kProductRows));
   } else {
     multiply_in_parts(torch::stable::transpose(left, 0, 1), right, matrix, 0);
   }
@@ -136,23 +141,23 @@ Shape shape_of(const Tensor& sums, const Tensors& parameters, const std::vector<
 // Does the memory of a weight run over its taps last? (A channels_last one runs over channels last.)
 bool taps_last(const Tensor& weight) { return weight.is_contiguous(); }
 
-// The two memory orders of a window: (positions, channels), or transposed. `scale` multiplies it.
+// The two memory orders of a window: (positions, channels), or transposed. It is divided by `divisor`.
 template <class A>
-void write_window(const A* from, A* to, int64_t positions, int64_t channels, bool transposed, A scale) {
+void write_window(const A* from, A* to, int64_t positions, int64_t channels, bool transposed, A divisor) {
   if (!transposed) {
-    for (int64_t i = 0; i < positions * channels; ++i) to[i] = from[i] * scale;
+    for (int64_t i = 0; i < positions * channels; ++i) to[i] = from[i] / divisor;
     return;
   }
   for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t p = 0; p < positions; ++p) to[c * positions + p] = from[p * channels + c] * scale;
+    for (int64_t p = 0; p < positions; ++p) to[c * positions + p] = from[p * channels + c] / divisor;
   }
 }
 
 template <class A>
-void read_window(const A* from, A* to, int64_t positions, int64_t channels, bool transposed, A scale) {
-  if (!transposed) return write_window(from, to, positions, channels, false, scale);
+void read_window(const A* from, A* to, int64_t positions, int64_t channels, bool transposed, A divisor) {
+  if (!transposed) return write_window(from, to, positions, channels, false, divisor);
   for (int64_t p = 0; p < positions; ++p) {
-    for (int64_t c = 0; c < channels; ++c) to[p * channels + c] = from[c * positions + p] * scale;
+    for (int64_t c = 0; c < channels; ++c) to[p * channels + c] = from[c * positions + p] / divisor;
   }
 }
 
@@ -209,9 +214,9 @@ class Codes {
     return data(areas_)[(areas_.size(0) == 1 ? 0 : n) * s_.cells + grid.first_cell + cell];
   }
 
-  // A cell's sums as the mean over it where that is asked for; an empty cell's are 0 either way.
-  A pooling(const Grid& grid, int64_t n, int64_t cell) const {
-    return mean_ ? A(1) / std::max(area(grid, n, cell), A(1)) : A(1);
+  // What makes a cell's sums the mean over it where that is asked for; an empty cell's are 0 either way.
+  A divisor(const Grid& grid, int64_t n, int64_t cell) const {
+    return mean_ ? std::max(area(grid, n, cell), A(1)) : A(1);
   }
 
   A bias_factor(const Grid& grid, int64_t n, int64_t cell) const {
@@ -234,7 +239,7 @@ class Codes {
     parallel_rows(s_.images * grid.cells, [&](int64_t row) {
       const int64_t n = row / grid.cells, cell = row % grid.cells;
       write_window<A>(data(sums_) + sums_row(grid, n, cell), data(rows) + row * grid.taps * c, grid.taps, c, transposed,
-                      pooling(grid, n, cell));
+                      divisor(grid, n, cell));
     });
     return as(rows, dtype_);
   }
@@ -248,8 +253,8 @@ class Codes {
       A* to = const_cast<A*>(cell_row(regions, grid, n, cell));
       const A* from = data(product) + row * c;
       const A* add = data(bias);
-      const A factor = bias_factor(grid, n, cell);
-      for (int64_t i = 0; i < c; ++i) to[i] = from[i] + factor * add[i];
+      const double factor = bias_factor(grid, n, cell);
+      for (int64_t i = 0; i < c; ++i) to[i] = static_cast<A>(from[i] + factor * add[i]);
     }
   }
 
@@ -366,7 +371,7 @@ class Codes {
     parallel_rows(rows, [&](int64_t row) {
       const int64_t n = row / grid.cells, cell = row % grid.cells;
       read_window<A>(data(product) + row * grid.taps * c, grad_sums + sums_row(grid, n, cell), grid.taps, c,
-                     taps_last(weight), pooling(grid, n, cell));
+                     taps_last(weight), divisor(grid, n, cell));
     });
   }
 

@@ -1,30 +1,32 @@
-// Matrix products with few rows, as region_codes has them when few images share large weights: each weight is read, or
-// each gradient written, once, at the speed of memory.
+// Matrix products as region_codes has them: few rows, the regions of some images, against large weights. Each weight is
+// read, and each gradient written, once and in memory order. What one element of a result is summed from, and in which
+// order, depends on nothing but the length of the sum: neither on threads nor on the other rows.
 #pragma once
 
 #include <cstdint>
 
 namespace zigzag {
 
-// Row-major and dense: few (M, ...), weight (O, K).
-struct SkinnyArgs {
-  const void* left = nullptr;  // dot, outer: see below
+// Row-major and dense, in the accumulation type; a weight is (O, K).
+struct ProductArgs {
+  const void* left = nullptr;
   const void* right = nullptr;
   void* out = nullptr;
   int64_t m = 0, o = 0, k = 0;
   bool f64 = false;
 };
 
-constexpr int64_t kMaxSkinny = 8;
-constexpr int64_t kSkinnyColumns = 512;  // columns of K that one task of `mix` or `outer` takes
+// What one task takes: so many rows of the weight, or columns.
+constexpr int64_t kProductRows = 4;
+constexpr int64_t kProductColumns = 64;
 
-struct SkinnyKernels {
-  // out (M, O) = left (M, K) . right (O, K)^T, for rows begin .. end - 1 of the weight.
-  void (*dot)(const SkinnyArgs&, int64_t begin, int64_t end);
-  // out (M, K) = left (M, O) . right (O, K), for runs begin .. end - 1 of kSkinnyColumns columns.
-  void (*mix)(const SkinnyArgs&, int64_t begin, int64_t end);
-  // out (O, K) = left (M, O)^T . right (M, K), for rows begin .. end - 1 of the weight.
-  void (*outer)(const SkinnyArgs&, int64_t begin, int64_t end);
+struct ProductKernels {
+  // out (M, O) = left (M, K) . weight (O, K)^T; tasks are runs of rows.
+  void (*times_transposed)(const ProductArgs&, int64_t begin, int64_t end);
+  // out (M, K) = left (M, O) . weight (O, K); tasks are runs of columns.
+  void (*times)(const ProductArgs&, int64_t begin, int64_t end);
+  // out (O, K) = left (M, O)^T . right (M, K); tasks are runs of out's rows.
+  void (*transposed_times)(const ProductArgs&, int64_t begin, int64_t end);
 };
 
 }  // namespace zigzag

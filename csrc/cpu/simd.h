@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__F16C__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -45,6 +45,27 @@ inline Vec<A> load(const A* p) {
 template <class A>
 inline void store(A* p, Vec<A> v) {
   *reinterpret_cast<typename VectorOf<A>::unaligned*>(p) = v;
+}
+
+// Stores past the caches what nobody reads soon: the line need not be read first. p is aligned to the vector; memory is
+// in order again after `end_of_stream`.
+template <class A>
+inline void stream(A* p, Vec<A> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#else
+  store(p, v);
+#endif
+}
+
+inline void end_of_stream() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 template <class A>
