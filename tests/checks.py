@@ -122,7 +122,7 @@ def cotangents(results, draw=0):
 
 
 def inputs(problem, dtype, draw):
-    """The tensors, in `dtype` if that is not None; every draw but the first with signs of its own where they are free."""
+    """The tensors, in `dtype` if not None; every draw but the first with signs of its own where they are free."""
     generator = torch.Generator().manual_seed(11 + draw)
     tensors = {}
     for name, tensor in problem.tensors.items():
@@ -149,7 +149,11 @@ def solved(problem, implementation, dtype=None, draws=DRAWS):
             tensors = inputs(problem, dtype, draw)
             results = problem.call(implementation, tensors)
         weights = [weight.to(result.dtype) for weight, result in zip(weights, results, strict=True)]
-        options = {"allow_unused": True, "materialize_grads": True, "retain_graph": not problem.symmetric}
+        options = {
+            "allow_unused": True,
+            "materialize_grads": True,
+            "retain_graph": not problem.symmetric and draw + 1 < len(draws),
+        }
         found.append(torch.autograd.grad(results, list(tensors.values()), weights, **options))
     gradients = {name: torch.stack(drawn) for name, drawn in zip(tensors, zip(*found, strict=True), strict=True)}
     return [result.detach() for result in first], gradients, draws
