@@ -211,6 +211,85 @@ def codes_cases():
     yield CodesCase((1, 256, 15, 15), grids=(3,), pool="mean")
 
 
+# --- region_norm ------------------------------------------------------------------------------------------------------
+
+
+def eighths(generator, *shape):
+    """Values whose sums and sums of squares over a map float32 holds exactly, so that the map stands for them."""
+    return torch.randint(-16, 25, shape, generator=generator) / 8
+
+
+@dataclass(frozen=True)
+class NormCase:
+    """`dtype` is that of the sums; `tapped` sums are a view of those with nine taps, `permuted` ones not even dense."""
+
+    operation: ClassVar[str] = "region_norm"
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    weight_dtype: torch.dtype = torch.float32
+    codes_dtype: torch.dtype | None = torch.float32
+    layout: str = "tapped"
+    grids: tuple[int, ...] = (3, 5, 7)
+    groups: int = 1
+    padded: bool = False
+
+    def __str__(self):
+        shape, grids = ("x".join(map(str, sizes)) for sizes in (self.shape, self.grids))
+        codes = f"codes-{name_of(self.codes_dtype)}" if self.codes_dtype else "plain"
+        dtypes = f"{name_of(self.dtype)}-{name_of(self.weight_dtype)}-{codes}"
+        return f"{shape}-{dtypes}-{self.layout}-{grids}-groups{self.groups}{'-valid' * self.padded}"
+
+    def problem(self):
+        generator = torch.Generator().manual_seed(4)
+        number, channels, height, width = self.shape
+        valid = random_valid(generator, number, height, width) if self.padded else None
+        x = eighths(generator, *self.shape).numpy()
+        sums, power = (
+            torch.from_numpy(value.astype("float64")) for value in oracle.region_stats(x, self.grids, 0, valid)
+        )
+        tensors = {"sums": self.laid_out(sums.to(self.dtype)), "power": power.to(self.dtype)}
+        if self.codes_dtype:
+            tensors["codes"] = normal(generator, *sums.shape, dtype=self.codes_dtype)
+        tensors["weight"], tensors["bias"] = normal(generator, 2, channels, dtype=self.weight_dtype)
+        given = as_numpy(tensors)
+        norm = {"weight": given["weight"], "bias": given["bias"], "groups": self.groups, "valid": valid}
+        exact = partial(oracle.region_norm, x, given.get("codes"), self.grids, **norm)
+        return Problem(partial(self.call, valid=valid), exact, ("scale", "shift"), tensors)
+
+    def laid_out(self, sums):
+        if self.layout == "permuted":
+            return sums.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+        number, rows, channels = sums.shape
+        larger = sums.new_full((number, 9 * rows, channels), torch.nan)
+        larger[:, 4::9] = sums
+        return larger[:, 4::9] if self.layout == "tapped" else sums
+
+    def call(self, operation, given, valid=None):
+        norm = {"weight": given["weight"], "bias": given["bias"], "groups": self.groups}
+        sizes = {"height": self.shape[2], "width": self.shape[3], "valid": valid}
+        return operation(given["sums"], given["power"], given.get("codes"), self.grids, **norm, **sizes)
+
+
+def norm_cases():
+    wide = torch.float64
+    for shape in SHAPES[1:]:  # a group of one value has no variance: whose digits would be compared?
+        groups = {1: 1, 3: 1, 4: 2, 16: 4, 20: 5, 64: 32, 70: 10, 256: 32}[shape[1]]
+        for codes in (torch.float32, None):
+            yield NormCase(shape, codes_dtype=codes, groups=groups)
+    for layout in ("tapped", "contiguous", "permuted"):
+        for padded in (False, True):
+            yield NormCase((3, 20, 9, 14), layout=layout, groups=5, padded=padded)
+            yield NormCase((3, 20, 9, 14), wide, wide, wide, layout, groups=5, padded=padded)
+            yield NormCase((3, 20, 9, 14), wide, wide, None, layout, groups=5, padded=padded)
+    for grids in GRIDS:
+        for codes in (torch.float32, None):
+            yield NormCase((3, 6, 11, 4), codes_dtype=codes, grids=grids, groups=2, padded=True)
+    yield from (NormCase(SMALL, dtype, groups=4) for dtype in (torch.float32, wide))
+    for dtype in (torch.bfloat16, torch.float16):
+        yield NormCase(SMALL, torch.float32, dtype, dtype, groups=4, padded=True)
+        yield NormCase(SMALL, wide, dtype, torch.float32, groups=20)
+
+
 # --- dense_pathway ----------------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ class Backend:
 
     def __init__(self, name):
         self.name = name
-        for operation in ("region_stats", "region_codes", "dense_pathway"):
+        for operation in ("region_stats", "region_codes", "region_norm", "dense_pathway"):
             setattr(self, operation, functools.partial(getattr(zigzag.ops, operation), backend=name))
 
 

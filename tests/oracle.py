@@ -114,6 +114,27 @@ def region_codes(sums, branches, grids=(3, 5, 7), *, height, width, pool="sum", 
     return codes
 
 
+# --- region_norm ------------------------------------------------------------------------------------------------------
+
+
+def region_norm(x, codes, grids=(3, 5, 7), *, weight, bias, groups, eps=EPSILON, valid=None):
+    """Scale and shift (N, C) of a GroupNorm of R, which is built pixel by pixel from the map and the codes."""
+    x, weight, bias = real(x), real(weight), real(bias)
+    number, channels, height, width = x.shape
+    scale, shift = np.zeros((number, channels), dtype=REAL), np.zeros((number, channels), dtype=REAL)
+    for n, (rows, columns) in enumerate(sizes_of(valid, number, height, width)):
+        image = x[n, :, :rows, :columns]
+        if codes is not None:
+            image = add_codes(image, real(codes)[n], grids)
+        parts = image.reshape(groups, -1)
+        mean = parts.mean(axis=1)
+        deviation = np.sqrt(((parts - mean[:, None]) ** 2).mean(axis=1) + REAL(eps))
+        of_channel = np.arange(channels) // (channels // groups)
+        scale[n] = weight / deviation[of_channel]
+        shift[n] = bias - mean[of_channel] * scale[n]
+    return scale, shift
+
+
 # --- dense_pathway ----------------------------------------------------------------------------------------------------
 
 

@@ -116,6 +116,47 @@ def region_codes(**changes):
     return zigzag.ops.region_codes(**arguments | {"height": 6, "width": 5} | changes)
 
 
+NORM = [
+    ({"sums": [1.0]}, TypeError, "sums", "list"),
+    ({"sums": maps(2, 34, 4).long()}, TypeError, "sums", "int64"),
+    ({"sums": maps(2, 34, 4).half()}, TypeError, "sums", "float16"),
+    ({"sums": maps(2, 4)}, ValueError, "sums", "(2, 4)"),
+    ({"sums": maps(2, 33, 4)}, ValueError, "sums", "(2, 33, 4)"),
+    ({"sums": maps(2, 34, 0)}, ValueError, "sums", "(2, 34, 0)"),
+    ({"power": None}, TypeError, "power", "None"),
+    ({"power": maps(2, 5)}, ValueError, "power", "(2, 5)"),
+    ({"power": maps(2, 4).double()}, TypeError, "power", "float64"),
+    ({"power": maps(2, 4, device="meta")}, ValueError, "power", "meta"),
+    ({"codes": [1.0]}, TypeError, "codes", "list"),
+    ({"codes": maps(2, 34, 4).long()}, TypeError, "codes", "int64"),
+    ({"codes": maps(1, 34, 4)}, ValueError, "codes", "(1, 34, 4)"),
+    ({"codes": maps(2, 34, 4, device="meta")}, ValueError, "codes", "meta"),
+    ({"weight": None}, TypeError, "weight", "None"),
+    ({"weight": maps(5)}, ValueError, "weight", "(5,)"),
+    ({"weight": maps(4).long()}, TypeError, "weight", "int64"),
+    ({"bias": maps(4, 1)}, ValueError, "bias", "(4, 1)"),
+    ({"bias": maps(4).double()}, TypeError, "bias", "float64"),
+    ({"bias": maps(4, device="meta")}, ValueError, "bias", "meta"),
+    ({"groups": 3}, ValueError, "groups", "3"),
+    ({"groups": 0}, ValueError, "groups", "0"),
+    ({"groups": 2.0}, TypeError, "groups", "2.0"),
+    ({"height": 0}, ValueError, "height", "0"),
+    ({"width": 5.5}, TypeError, "width", "5.5"),
+    ({"eps": -1e-5}, ValueError, "eps", "-1e-05"),
+    ({"eps": float("nan")}, ValueError, "eps", "nan"),
+    ({"eps": "small"}, TypeError, "eps", "'small'"),
+    *GRIDS,
+    *wrong_valid("valid"),
+    *BACKEND,
+]
+
+
+def region_norm(**changes):
+    tables = {"sums": maps(2, 34, 4), "power": maps(2, 4), "codes": maps(2, 34, 4), "grids": (3, 5)}
+    norm = {"weight": maps(4), "bias": maps(4), "groups": 2, "height": 6, "width": 5}
+    return zigzag.ops.region_norm(**tables | norm | changes)
+
+
 def pair(*shape, dtype=torch.float32):
     return maps(*shape, dtype=dtype), maps(*shape, dtype=dtype)
 
@@ -236,6 +277,7 @@ TABLE = [
     for call, rows in (
         (region_stats, STATS),
         (region_codes, CODES),
+        (region_norm, NORM),
         (dense_pathway, PATHWAY),
         (region_context, CONTEXT),
         (neck, NECK),
@@ -245,7 +287,10 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize("call", [region_stats, region_codes, dense_pathway, region_context, neck, neck_forward])
+CALLS = [region_stats, region_codes, region_norm, dense_pathway, region_context, neck, neck_forward]
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_unchanged_arguments_are_good(call):
     call()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CodesCase, StatsCase, normal
+from cases import CodesCase, NormCase, StatsCase, normal
 from checks import Problem, assert_same_bits, check_forward, check_gradients, outputs
 from neck_cases import SIZES, NeckCase, config_of, neck_of, random_parameters
 
@@ -32,6 +32,14 @@ def test_codes_are_as_without_autocast(backend):
     before = outputs(problem, backend.region_codes)
     with autocast():
         assert_same_bits(outputs(problem, backend.region_codes), before, "region_codes")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_norms_are_as_without_autocast(dtype, backend):
+    problem = NormCase((2, 6, 6, 4), weight_dtype=dtype, codes_dtype=dtype, groups=2).problem()
+    before = outputs(problem, backend.region_norm)
+    with autocast():
+        assert_same_bits(outputs(problem, backend.region_norm), before, "region_norm")
 
 
 def maps(*dtypes):

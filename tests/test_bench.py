@@ -213,6 +213,7 @@ class TestCases:
             "region_stats.level1",
             "region_stats.norm.level1",
             "region_codes",
+            "region_norm",
             "dense_pathway.level1",
             "dense_pathway.level4",
         ],

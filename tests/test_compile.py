@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import FULL, CodesCase, PathwayCase, StatsCase
+from cases import FULL, CodesCase, NormCase, PathwayCase, StatsCase
 from checks import solved
 from neck_cases import NeckCase, config_of, neck_of
 from spies import Spy
@@ -28,6 +28,9 @@ CASES = [
     PathwayCase((10, 6, 8, 7), TWO, codes=BOTH, affines=BOTH, **FULL),
     PathwayCase((10, 6, 8, 7), TWO, torch.bfloat16, codes=(False, True), affines=(True, False), base_relu=True),
     PathwayCase((10, 6, 8, 7), TWO, padded=True, source_padded=BOTH, resize="nearest", combine="sum", **FULL),
+    NormCase((10, 6, 8, 7), groups=2),
+    NormCase((10, 6, 8, 7), torch.float64, torch.bfloat16, torch.bfloat16, "permuted", groups=2, padded=True),
+    NormCase((10, 6, 8, 7), codes_dtype=None, grids=(2,), groups=3),
 ]
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}-{case}")
 
@@ -85,7 +88,8 @@ def test_one_graph_for_all_sizes(case, compiled):
     counter = CompileCounterWithBackend("aot_eager")
     traced = torch.compile(operation, backend=counter, fullgraph=True, dynamic=True)
     check_compilation((case.problem(), larger(case).problem()), operation, traced)
-    assert counter.frame_count == 1
+    # Where torch starts over, as it does to fix the value of a float argument, it leaves an empty graph behind.
+    assert sum("torch.ops.zigzag" in graph.code for graph in counter.graphs) == 1
 
 
 def test_inductor(compiled):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from zigzag import cost
+from zigzag import cost, geometry
 from zigzag.config import NeckConfig
 
 SIZES = [(12, 9), (6, 5), (3, 3)]
@@ -66,6 +66,30 @@ def test_region_codes_counts_the_flops_of_the_stock_modules(kernel: int, grid: i
         region = torch.nn.functional.conv2d(windows, conv).view(1, grid, grid, channels).permute(0, 3, 1, 2)
         torch.nn.functional.conv_transpose2d(torch.nn.functional.conv2d(region, weight), weight)
     assert cost.region_codes(1, channels, (grid,), kernel).flops == counter.get_total_flops()
+
+
+def test_region_norm_by_hand() -> None:
+    # 2 images of 6 channels, one cell and no codes: its sum, two sums over a group, the scale, the shift in two.
+    found = cost.region_norm(2, 6, (1,), codes=False)
+    assert found == cost.Cost(read=(12 + 12 + 2 * 6) * 4, written=2 * 12 * 4, flops=12 * (1 + 5))
+    # Grids of 1 and 2: three lines overlap three of the other grid's on an axis, five pairs of lines with their own.
+    both = cost.region_norm(2, 6, (1, 2))
+    pairs = 2 * 1 + 4 * 2 + 2 * 3 * 2
+    assert both.flops == 12 * (2 * pairs + 3 * 5 + 1 + 5)
+    assert both.read == (12 * 5 * 2 + 12 + 2 * 6) * 4
+    back = cost.region_norm(2, 6, (1, 2), backward=True)
+    assert (back.read, back.written) == ((12 * 5 * 2 + 2 * 12 + 6) * 4, (12 * 5 * 2 + 12 + 2 * 6) * 4)
+
+
+def test_region_norm_counts_the_lines_that_overlap() -> None:
+    grids, size = (3, 5, 7), 119
+    starts = torch.cat([geometry.cell_starts(size, k)[:-1] for k in grids])
+    ends = torch.cat([geometry.cell_starts(size, k)[1:] for k in grids])
+    shared = torch.minimum(ends[:, None], ends) > torch.maximum(starts[:, None], starts)
+    lengths = torch.tensor([k for k in grids for _ in range(k)])
+    passes = (shared * (lengths[:, None] + lengths)).sum().item()
+    codes, plain = (cost.region_norm(1, 1, grids, codes=given).flops for given in (True, False))
+    assert codes - plain == 2 * passes + 3 * 83
 
 
 @pytest.mark.parametrize(("kernel", "batch"), [(3, 1), (1, 2)])
@@ -132,12 +156,13 @@ def test_the_neck_runs_its_parts_in_order() -> None:
     assert parts[:4] == [
         (0, "down", 2, "region_stats"),
         (0, "down", 2, "region_codes"),
+        (0, "down", 2, "region_norm"),
         (0, "down", 1, "dense_pathway"),
-        (0, "down", 1, "region_stats"),
     ]
-    count = {part: sum(step.part == part for step in steps) for part in ("fusion", "region_codes", "dense_pathway")}
+    counted = ("fusion", "region_codes", "region_norm", "dense_pathway")
+    count = {part: sum(step.part == part for step in steps) for part in counted}
     # Two directions of the second stage and the output, three levels each; contexts for two levels of each direction.
-    assert count == {"fusion": 9, "region_codes": 8, "dense_pathway": 14}
+    assert count == {"fusion": 9, "region_codes": 8, "region_norm": 17, "dense_pathway": 14}
     assert parts[-1] == (2, "output", 2, "dense_pathway")
 
 
@@ -146,6 +171,7 @@ def test_the_paper_preset_has_no_statistics_of_a_norm() -> None:
     stats = [step for step in cost.neck(paper, SIZES) if step.part == "region_stats"]
     assert len(stats) == 8
     assert len([step for step in cost.neck(small(), SIZES) if step.part == "region_stats"]) == 8 + 9
+    assert not [step for step in cost.neck(paper, SIZES) if step.part == "region_norm"]
 
 
 def test_the_floor_is_the_convolutions_of_the_neck() -> None:

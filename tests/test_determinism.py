@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FULL, CodesCase, PathwayCase, StatsCase
+from cases import FULL, CodesCase, NormCase, PathwayCase, StatsCase
 from checks import assert_same_bits, check_gradgradcheck, solved
 from torch.autograd.gradcheck import GradcheckError
 
@@ -20,6 +20,9 @@ CASES = [
     StatsCase((2, 20, 31, 33), torch.float64, "contiguous", padded=True),
     CodesCase((1, 64, 15, 15)),
     CodesCase((3, 20, 9, 8), padded=True, pool="mean"),
+    NormCase((1, 64, 15, 15), groups=16),
+    NormCase((5, 20, 9, 8), torch.float64, codes_dtype=None, groups=4, padded=True),
+    NormCase((7, 36, 9, 8), groups=4, padded=True),
     PathwayCase((1, 64, 119, 60), ((60, 30), (30, 15)), codes=BOTH, affines=BOTH, **FULL),
     PathwayCase((1, 256, 2, 2), ((3, 2), (4, 4)), codes=BOTH, affines=BOTH, **FULL),
     PathwayCase((5, 3, 40, 7), ((20, 4), (80, 14)), torch.bfloat16, codes=BOTH, affines=BOTH, **FULL),
@@ -31,6 +34,7 @@ EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation
 SECOND = [
     StatsCase((2, 2, 3, 2), torch.float64, grids=(1, 2)),
     CodesCase((2, 2, 3, 2), torch.float64, torch.float64, grids=(1, 2)),
+    NormCase((2, 4, 3, 2), torch.float64, torch.float64, torch.float64, grids=(1, 2), groups=2),
     PathwayCase((2, 2, 2, 3), ((1, 2), (3, 4)), torch.float64, grids=(2,), codes=BOTH, affines=BOTH, **FULL),
 ]
 
@@ -68,7 +72,7 @@ def test_threads_change_nothing(case, compiled, threads):
 
 
 def test_threads_change_nothing_in_the_neck(compiled, threads):
-    """But for the gradients of the convolutions that the library does: it may cut their sums by the number of threads."""
+    """But for the gradients of the library's convolutions: it may cut their sums by the number of threads."""
     torch.manual_seed(0)
     module = ZigZagNeck((16, 16), 64, stages=2)
     features = [torch.randn(1, 16, size, size) for size in (60, 30)]

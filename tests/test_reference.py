@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FULL, CodesCase, PathwayCase, StatsCase
+from cases import FULL, CodesCase, NormCase, PathwayCase, StatsCase
 from checks import assert_same_bits, check_gradgradcheck, outputs
 
 import zigzag
@@ -15,6 +15,7 @@ import zigzag
 CASES = [
     StatsCase((2, 1, 3, 2), torch.float64, grids=(1, 2), padded=True),
     CodesCase((2, 1, 3, 2), torch.float64, torch.float64, grids=(1, 2), padded=True),
+    NormCase((2, 4, 3, 2), torch.float64, torch.float64, torch.float64, grids=(1, 2), groups=2, padded=True),
     PathwayCase((2, 1, 2, 3), ((1, 2), (3, 4)), torch.float64, grids=(2,), codes=(True, True), **FULL),
 ]
 

@@ -1,6 +1,6 @@
 """Fused CPU and GPU kernels for ZigZagNet's feature-pyramid neck.
 
-`zigzag.nn` holds the modules, `zigzag.ops` the three operations under them, `zigzag.reference` the same in stock
+`zigzag.nn` holds the modules, `zigzag.ops` the operations under them, `zigzag.reference` the same in stock
 PyTorch. `zigzag.backends()` says what can run here and, where something cannot, why.
 """
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import gcd
 from typing import Literal
 
 from zigzag.config import NeckConfig
 
 Size = tuple[int, int]
 Shape = tuple[int, int, int, int]
-Part = Literal["lateral", "fusion", "region_stats", "region_codes", "dense_pathway"]
+Part = Literal["lateral", "fusion", "region_stats", "region_codes", "region_norm", "dense_pathway"]
 Direction = Literal["lateral", "down", "up", "output"]
 
 
@@ -103,6 +104,35 @@ def region_codes(
     if backward:
         return Cost(read=sums + codes + parameters, written=sums + parameters, flops=4 * products)
     return Cost(read=sums + parameters, written=codes, flops=2 * products)
+
+
+def region_norm(
+    batch: int,
+    channels: int,
+    grids: Sequence[int] = (3, 5, 7),
+    *,
+    codes: bool = True,
+    itemsize: int = 4,
+    backward: bool = False,
+) -> Cost:
+    """``region_norm``: a GroupNorm's scale and shift from sums over cells; with ``codes`` those of R from those of F.
+
+    Along an axis K + K' - gcd(K, K') pairs of cells of two grids overlap; the sums go over columns, then over rows.
+    Backward (alone) takes the sums of R again.
+    """
+    images = batch * channels
+    cells = sum(k * k for k in grids)
+    overlaps = 2 * sum((k + other) * (k + other - gcd(k, other)) for k in grids for other in grids) * codes
+    size = accumulator_itemsize(itemsize)
+    tables, affine = images * cells * (1 + codes) * size, 2 * images * size
+    parameters = 2 * channels * itemsize
+    if backward:
+        flops = images * (overlaps + 5 * cells * codes + 12)
+        gradients = tables + images * size + parameters
+        return Cost(read=tables + affine + parameters // 2, written=gradients, flops=flops)
+    # Per channel: the sum over the first grid; both sums over a group; the affine. Per cell: Q (S + T).
+    flops = images * (overlaps + 3 * cells * codes + grids[0] ** 2 + 5)
+    return Cost(read=tables + images * size + parameters, written=affine, flops=flops)
 
 
 def _resize_flops(source: Size, target: Size, resize: str) -> int:
@@ -283,6 +313,7 @@ class _Walk:
         if config.fusion_norm:
             cost = region_stats(shape, (1,), 0, itemsize=self.itemsize, backward=self.backward)
             self.steps.append(Step(stage, direction, level, "region_stats", cost))
+            self.norm(stage, direction, level, (1,), codes=False)
 
     def context(self, stage: int, direction: Direction, level: int, *, last: int) -> None:
         """Region context encoding of the map just written; the last map of a pass is nobody's source."""
@@ -302,6 +333,19 @@ class _Walk:
             backward=self.backward,
         )
         self.steps.append(Step(stage, direction, level, "region_codes", cost))
+        if config.context_norm:
+            self.norm(stage, direction, level, config.grids, codes=True)
+
+    def norm(self, stage: int, direction: Direction, level: int, grids: Sequence[int], *, codes: bool) -> None:
+        cost = region_norm(
+            self.batch,
+            self.config.out_channels,
+            grids,
+            codes=codes,
+            itemsize=self.itemsize,
+            backward=self.backward,
+        )
+        self.steps.append(Step(stage, direction, level, "region_norm", cost))
 
 
 def fusion_convolutions(

@@ -31,6 +31,7 @@ REGISTRY: tuple[Entry, ...] = (
     Entry("region_stats.level1", partial(operations.region_stats, level=0)),
     Entry("region_stats.norm.level1", partial(operations.norm_stats, level=0), kernels=(3,)),
     Entry("region_codes", operations.region_codes),
+    Entry("region_norm", operations.region_norm, kernels=(3,)),
     Entry("dense_pathway.level1", partial(operations.dense_pathway, level=0, sources=(1, 2, 3)), kernels=(3,)),
     Entry("dense_pathway.level4", partial(operations.dense_pathway, level=3, sources=(0, 1, 2)), kernels=(3,)),
     Entry("neck.fuse", neck.fuse),

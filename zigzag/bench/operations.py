@@ -1,4 +1,4 @@
-"""The cases of the three operations, on the levels of the pyramid."""
+"""The cases of the operations, on the levels of the pyramid."""
 
 from __future__ import annotations
 
@@ -121,6 +121,36 @@ def region_codes(work: Workload) -> Case:
     return _case(
         "region_codes", "region_codes", work.kernel, f"{tuple(sums.shape)}", work, formulations, forward, backward
     )
+
+
+def region_norm(work: Workload) -> Case:
+    """The GroupNorm of a region context, folded to scale and shift, on the sums of level 1."""
+    grids, (height, width) = work.config.grids, work.sizes[0]
+    with torch.no_grad():
+        sums, power = zigzag.reference.region_stats(work.bases[0], grids, 0)
+    channels = work.config.out_channels
+    codes = work.noise(*sums.shape, scale=0.1)
+    weight, bias = leaf(work.noise(channels, scale=0.1).detach() + 1), work.noise(channels, scale=0.1)
+
+    def call(operation: Callable[..., tuple[Tensor, Tensor]]) -> Call:
+        def run(maps: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+            norm = {"weight": parameters[0], "bias": parameters[1], "groups": work.config.norm_groups}
+            return operation(*maps, grids, **norm, height=height, width=width)
+
+        return run
+
+    formulations = with_reference(
+        work,
+        call,
+        zigzag.ops.region_norm,
+        zigzag.reference.region_norm,
+        [leaf(sums), leaf(power), codes],
+        [weight, bias],
+    )
+    forward = cost.region_norm(work.batch, channels, grids, itemsize=work.itemsize)
+    backward = cost.region_norm(work.batch, channels, grids, itemsize=work.itemsize, backward=True)
+    shape = f"{tuple(sums.shape)}, grids {tuple(grids)}"
+    return _case("region_norm", "region_norm", None, shape, work, formulations, forward, backward)
 
 
 def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: Sequence[int] | None = None) -> Case:

@@ -88,7 +88,7 @@ def _page(report: Report) -> str:
         (
             "How many times faster than stock PyTorch",
             "Paired runs of one process, interleaved; medians. <b>eager</b> is the paper's equations as written, "
-            "<b>commuted</b> the same three operations without a kernel of ours, <b>compiled</b> "
+            "<b>commuted</b> the same operations without a kernel of ours, <b>compiled</b> "
             "<code>torch.compile</code> of eager.",
             plots.speedups(report.rows),
         ),

@@ -1,4 +1,4 @@
-"""The three operations on maps (spec section 5), each with every backend behind it.
+"""The operations (spec sections 4 and 5), each with every backend behind it: three on maps, one on their sums.
 
 Forward and backward, float64, float32, bfloat16 and float16, accumulated in float32 or wider, deterministic.
 channels_last is the native layout and contiguous NCHW is taken too; maps in other strides are copied.
@@ -6,6 +6,7 @@ channels_last is the native layout and contiguous NCHW is taken too; maps in oth
 
 from zigzag.ops.dense_pathway import dense_pathway
 from zigzag.ops.region_codes import region_codes
+from zigzag.ops.region_norm import region_norm
 from zigzag.ops.region_stats import region_stats
 
-__all__ = ["dense_pathway", "region_codes", "region_stats"]
+__all__ = ["dense_pathway", "region_codes", "region_norm", "region_stats"]
