@@ -1,54 +1,15 @@
-"""The maps that a neck is given: what is checked of them, and the sizes of every level."""
+"""The maps that a neck is given: what is checked of them, and the sizes of the images in every level."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zigzag.config import NeckConfig
-from zigzag.geometry import level_sizes, overlap
+from zigzag.geometry import level_sizes
 
 Maps = Sequence[Tensor] | Mapping[Any, Tensor]
 ImageSizes = Tensor | Sequence[Sequence[int]]
-
-
-class Level(NamedTuple):
-    """Sizes at one level.
-
-    Attributes:
-        valid: (N, 2) integers, every image's own height and width in a padded batch, or None.
-        pixels: of an image; an int, or (N, 1, 1) integers with ``valid``.
-        overlap: pixels that two cells of the region grids share, float64, (S, S), or (N, S, S) with ``valid``.
-    """
-
-    valid: Tensor | None
-    pixels: int | Tensor
-    overlap: Tensor
-
-
-def levels_of(maps: Sequence[Tensor], valid: Sequence[Tensor] | None, config: NeckConfig) -> list[Level]:
-    """The sizes of every level, once for all the sweeps over them."""
-    if valid is None:
-        return [Level(None, x.shape[2] * x.shape[3], _overlap_of_map(x, config.grids)) for x in maps]
-    return [
-        Level(own, own.prod(1)[:, None, None], overlap(own[:, 0], own[:, 1], config.grids).double()) for own in valid
-    ]
-
-
-def _overlap_of_map(x: Tensor, grids: tuple[int, ...]) -> Tensor:
-    """`overlap` of the cells of a map, float64; remembered, but not where sizes are symbolic or tensors not real."""
-    height, width = x.shape[2:]
-    if torch.compiler.is_compiling() or type(x) is not Tensor:
-        return overlap(height, width, grids, x.device).double()
-    return _remembered_overlap(height, width, grids, x.device)
-
-
-@lru_cache(maxsize=64)
-def _remembered_overlap(height: int, width: int, grids: tuple[int, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(mode=False):  # an inference tensor could not be used in training later
-        return overlap(height, width, grids, device).double()
 
 
 def check_maps(name: str, maps: Sequence[Tensor], channels: Sequence[int], weight: Tensor) -> None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from zigzag.config import PRESETS, NeckConfig
-from zigzag.nn.levels import ImageSizes, Level, check_maps, check_valid, levels_of, valid_of
-from zigzag.nn.normalization import Affine, folded_group_norm, region_context_moments, statistics, wide
+from zigzag.nn.levels import ImageSizes, check_maps, check_valid, valid_of
+from zigzag.nn.normalization import Affine, folded, statistics
 from zigzag.nn.region_context import RegionContext
 from zigzag.ops import dense_pathway
 
@@ -44,13 +44,13 @@ class Fusion(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not config.fusion_norm)
         self.norm = nn.GroupNorm(config.norm_groups, channels) if config.fusion_norm else None
 
-    def forward(self, merged: Tensor, level: Level) -> tuple[Tensor, Affine | None]:
+    def forward(self, merged: Tensor, valid: Tensor | None) -> tuple[Tensor, Affine | None]:
         """From F^d + F^u (N, C, H, W): the convolution's result, and the norm folded to scale and shift."""
         mapped = self.conv(merged)
         if self.norm is None:
             return mapped, None
-        sums, power = statistics(mapped, (1,), 0, level.valid)
-        return mapped, folded_group_norm(sums[:, 0], power, level.pixels, self.norm, wide(mapped.dtype))
+        sums, power = statistics(mapped, (1,), 0, valid)
+        return mapped, folded(self.norm, mapped, sums, power, None, (1,), valid)
 
 
 class Step(nn.Module):
@@ -75,22 +75,22 @@ class Step(nn.Module):
         self.context_norm = nn.GroupNorm(config.norm_groups, channels) if has_norm else None
 
     def forward(
-        self, x: Tensor, sources: Sequence[Source], level: Level, residual: Tensor | None
+        self, x: Tensor, sources: Sequence[Source], valid: Tensor | None, residual: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """F, and F + residual.
 
         Args:
             x: F^d + F^u where there is a fusion, else P itself, (N, C, H, W).
             sources: contexts of the levels before this one.
-            level: sizes of this level.
+            valid: (N, 2) integers, every image's own height and width in a padded batch, or None.
             residual: (N, C, H, W), or None for nothing.
 
         Returns:
             Two maps (N, C, H, W), the same one twice without residual.
         """
-        if self.fusion is None and not sources and level.valid is None:
+        if self.fusion is None and not sources and valid is None:
             return x, x if residual is None else x + residual  # F = P
-        base, affine = (x, None) if self.fusion is None else self.fusion(x, level)
+        base, affine = (x, None) if self.fusion is None else self.fusion(x, valid)
         result = dense_pathway(
             base,
             [source.features for source in sources],
@@ -103,21 +103,19 @@ class Step(nn.Module):
             combine=self.config.combine,
             resize=self.config.resize,
             residual=residual,
-            valid=level.valid,
-            source_valid=None if level.valid is None else [source.valid for source in sources],
+            valid=valid,
+            source_valid=None if valid is None else [source.valid for source in sources],
         )
         return result if isinstance(result, tuple) else (result, result)
 
-    def source(self, x: Tensor, level: Level) -> Source | None:
+    def source(self, x: Tensor, valid: Tensor | None) -> Source | None:
         """What the levels after this one need of F (N, C, H, W); None where there are none."""
         if self.context is None:
             return None
-        codes, sums, power = self.context.encode(x, level.valid)
-        affine = None
-        if self.context_norm is not None:
-            total, power = region_context_moments(sums, power, codes, level.overlap, self.config.grids[0] ** 2)
-            affine = folded_group_norm(total, power, level.pixels, self.context_norm, wide(x.dtype))
-        return Source(x, codes, affine, level.valid)
+        codes, sums, power = self.context.encode(x, valid)
+        norm = self.context_norm
+        affine = None if norm is None else folded(norm, x, sums, power, codes, self.config.grids, valid)
+        return Source(x, codes, affine, valid)
 
 
 class Stage(nn.Module):
@@ -140,15 +138,15 @@ def sweep(
     order: Iterable[int],
     entries: Sequence[Tensor],
     residuals: Sequence[Tensor | None],
-    levels: Sequence[Level],
+    valid: Sequence[Tensor | None],
 ) -> tuple[list[Tensor], list[Tensor]]:
     """All levels in ``order``, each with the contexts of those before it: for every level F, and F + residual."""
     features, merged = list(entries), list(entries)
     sources: list[Source] = []
     for i in order:
         step = cast(Step, steps[i])
-        features[i], merged[i] = step(entries[i], sources, levels[i], residuals[i])
-        source = step.source(features[i], levels[i])
+        features[i], merged[i] = step(entries[i], sources, valid[i], residuals[i])
+        source = step.source(features[i], valid[i])
         if source is not None:
             sources.append(source)
     return features, merged
@@ -235,7 +233,7 @@ class ZigZagNeck(nn.Module):
         if valid is not None:  # a convolution must see zeros around every image
             maps = [cast(Tensor, dense_pathway(x, [], valid=own)) for x, own in zip(maps, valid, strict=True)]
         bases = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
-        return _as_given(features, self._fuse(bases, levels_of(bases, valid, self.config)))
+        return _as_given(features, self._fuse(bases, valid))
 
     def fuse(self, bases: Sequence[Tensor], valid: Sequence[Tensor] | None = None) -> list[Tensor]:
         """The stages alone, after the lateral convolutions.
@@ -256,23 +254,24 @@ class ZigZagNeck(nn.Module):
         check_maps("bases", bases, [self.config.out_channels] * self.config.levels, self._weight)
         if valid is not None:
             check_valid(valid, bases)
-        return self._fuse(bases, levels_of(bases, valid, self.config))
+        return self._fuse(bases, valid)
 
     @property
     def _weight(self) -> Tensor:
         return cast(nn.Conv2d, self.lateral[0]).weight
 
-    def _fuse(self, bases: Sequence[Tensor], levels: Sequence[Level]) -> list[Tensor]:
+    def _fuse(self, bases: Sequence[Tensor], valid: Sequence[Tensor] | None) -> list[Tensor]:
+        sizes = [None] * self.config.levels if valid is None else valid
         finest_first = range(self.config.levels)
         up: Sequence[Tensor | None] = [None] * self.config.levels
         merged = bases
         for stage in cast(Iterable[Stage], self.stages):
-            down, merged = sweep(stage.down, reversed(finest_first), merged, up, levels)  # Eqs. 1, 2
-            up, merged = sweep(stage.up, finest_first, merged, down, levels)  # Eqs. 3, 4
+            down, merged = sweep(stage.down, reversed(finest_first), merged, up, sizes)  # Eqs. 1, 2
+            up, merged = sweep(stage.up, finest_first, merged, down, sizes)  # Eqs. 3, 4
         outputs = []
-        for fusion, x, level in zip(self.output, merged, levels, strict=True):
-            mapped, affine = fusion(x, level)
-            output = dense_pathway(mapped, [], base_affine=affine, base_relu=True, valid=level.valid)
+        for fusion, x, own in zip(self.output, merged, sizes, strict=True):
+            mapped, affine = fusion(x, own)
+            output = dense_pathway(mapped, [], base_affine=affine, base_relu=True, valid=own)
             outputs.append(cast(Tensor, output))
         return outputs
 
