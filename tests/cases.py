@@ -189,7 +189,8 @@ class CodesCase:
         for name, tensor in branches.items():
             tensors[name] = laid_out(tensor, self.weight_layout) if tensor.ndim == 4 else tensor
         call = partial(self.call, valid=valid)
-        return Problem(call, partial(call, oracle.region_codes, as_numpy(tensors)), ("codes",), tensors)
+        exact = partial(call, oracle.region_codes, as_numpy(tensors))
+        return Problem(call, exact, ("codes",), tensors, symmetric=True)
 
     def call(self, operation, given, valid=None):
         options = {"height": self.shape[2], "width": self.shape[3], "pool": self.pool, "valid": valid}

@@ -85,6 +85,26 @@ def test_batch_mates_and_padding_change_nothing(dtype, resize, backend):
         assert_same_bits(alone, [result[n : n + 1, :, :height, :width] for result in together], f"image {n}")
 
 
+@pytest.mark.parametrize("summed", [False, True])
+def test_large_results_are_those_of_small_ones(summed, backend):
+    """Results too large for the caches are written past them; a source is averaged in height, stretched in width."""
+    generator = torch.Generator().manual_seed(5)
+    base, source = (torch.randn(16, 16, *size, generator=generator) for size in ((120, 121), (240, 31)))
+    base, source = (x.to(memory_format=torch.channels_last) for x in (base, source))
+    codes, affine = torch.randn(16, 9, 16, generator=generator), torch.randn(2, 16, 16, generator=generator).unbind()
+
+    def compute(n):
+        own = [part[n] for part in affine]
+        options = {"base_affine": own, "base_relu": True, "source_affine": [own]}
+        residual = base[n] if summed else None
+        result = backend.dense_pathway(base[n], [source[n]], [codes[n]], (3,), residual=residual, **options)
+        return result if summed else (result,)
+
+    together = compute(slice(None))
+    for n in (0, 7, 15):
+        assert_same_bits([result[n : n + 1] for result in together], compute(slice(n, n + 1)), f"image {n}")
+
+
 sizes = st.tuples(st.integers(1, 16), st.integers(1, 16))
 
 

@@ -152,6 +152,18 @@ void set_blocks(Plan& plan, std::vector<Block> blocks) {
   plan.args.block_count = static_cast<int64_t>(plan.blocks.size());
 }
 
+// More than caches keep until somebody reads it: writing past them then saves reading what is overwritten.
+constexpr int64_t kStreamBytes = int64_t{24} << 20;
+
+bool aligned(const Map& map) { return reinterpret_cast<uintptr_t>(map.data) % 64 == 0; }
+
+bool should_stream(const PathwayArgs& args) {
+  const int64_t size = args.f64 ? sizeof(double) : sizeof(float);
+  const int64_t pixel = args.channels * size, maps = args.residual.data ? 4 : 2;
+  return pixel % 64 == 0 && aligned(args.output) && aligned(args.output_sum) &&
+         maps * args.images * args.height * args.width * pixel > kStreamBytes;
+}
+
 Tensors dense_pathway(const Tensor& base, Tensors sources, OptionalTensors codes, OptionalTensor base_scale,
                       OptionalTensor base_shift, OptionalTensors scales, OptionalTensors shifts, OptionalTensor gain,
                       OptionalTensor residual, OptionalTensor valid, OptionalTensors source_valid,
@@ -167,6 +179,7 @@ Tensors dense_pathway(const Tensor& base, Tensors sources, OptionalTensors codes
   if (residual.has_value()) args.output_sum = zigzag::map_of(results[1]);
   args.base_scale = table(base_scale), args.base_shift = table(base_shift), args.gain = table(gain);
   args.relu = relu, args.product = product;
+  args.streams = should_stream(args);
   // Rows do not depend on each other: where images and blocks are fewer than the threads, rows are shared out.
   set_blocks(plan, channel_blocks(args.channels, args.f64, 16, 1));
   args.bands = clamp_to(blocks_wanted(args.images * args.block_count), 1, args.height);

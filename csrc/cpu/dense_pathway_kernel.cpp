@@ -31,18 +31,34 @@ ForwardScratch<A> take_forward(Arena<A>& arena, const PathwayArgs& args, int64_t
   return s;
 }
 
+// The rows of one target row; residual and sum are null where there is no residual.
+template <class A>
+struct ForwardRows {
+  Row<A> base, residual, output, sum;
+  bool streams;
+};
+
+// Pixels to fetch ahead: with so many loads a pixel, a processor sees few pixels at a time.
+constexpr int64_t kAhead = 2;
+
+template <class A>
+inline void put(A* to, Vec<A> value, bool streams) {
+  streams ? stream(to, value) : store(to, value);
+}
+
 // One target row. M is the number of sources where that is known when this is compiled, or -1.
 template <class A, int NV, bool product, int M>
-void forward_row(const PathwayArgs& args, int64_t n, Row<A> base, Row<A> to, const ForwardScratch<A>& s) {
+void forward_row(const PathwayArgs& args, int64_t n, const ForwardRows<A>& rows, const ForwardScratch<A>& s) {
   constexpr int most = M < 0 ? static_cast<int>(kMaxSources) : M + (M == 0);
   const int count = M < 0 ? static_cast<int>(args.source_count) : M;
   const Vec<A> floor = splat(args.relu ? A(0) : -static_cast<A>(INFINITY));
+  const ForwardRows<A> r = rows;
   for (int64_t w = 0; w < args.widths[n]; ++w) {
     ColumnTap<A> taps[most];
     for (int j = 0; j < count; ++j) taps[j] = s.sources[j].taps[w];
-    for (int v = 0; v < NV; ++v) {
-      const int o = v * kLanes<A>;
-      Vec<A> y = fma(load(s.scale + o), load(base.data + w * base.step + o), load(s.shift + o));
+    const auto pixel = [&](int o) {
+      __builtin_prefetch(r.base.data + (w + kAhead) * r.base.step + o, 0, 3);
+      Vec<A> y = fma(load(s.scale + o), load(r.base.data + w * r.base.step + o), load(s.shift + o));
       y = y < floor ? floor : y;  // a NaN stays one
       Vec<A> context = {};
       for (int j = 0; j < count; ++j) {
@@ -50,10 +66,20 @@ void forward_row(const PathwayArgs& args, int64_t n, Row<A> base, Row<A> to, con
         const Vec<A> one = fma(splat(tap.weight), load(tap.pixel + o), splat(tap.rest) * load(tap.other + o));
         context = j == 0 ? one : product ? context * one : context + one;
       }
-      store(to.data + w * to.step + o, count > 0 ? y + context : y);
+      y = count > 0 ? y + context : y;
+      put(r.output.data + w * r.output.step + o, y, r.streams);
+      return y;
+    };
+    if (r.residual.data) {
+      for (int o = 0; o < NV * kLanes<A>; o += kLanes<A>) {
+        __builtin_prefetch(r.residual.data + (w + kAhead) * r.residual.step + o, 0, 3);
+        const Vec<A> sum = pixel(o) + load(r.residual.data + w * r.residual.step + o);
+        put(r.sum.data + w * r.sum.step + o, sum, r.streams);
+      }
+    } else {
+      for (int o = 0; o < NV * kLanes<A>; o += kLanes<A>) pixel(o);
     }
   }
-  zero_pixels(to, args.widths[n], args.width, NV * kLanes<A>);
 }
 
 template <class A, int NV, bool product>
@@ -78,21 +104,6 @@ void fold_gain(const PathwayArgs& args, const Block& block, int64_t lanes, const
 }
 
 template <class A, int NV>
-void add_residual(const PathwayArgs& args, int64_t h, int64_t width, const Rows<A>& residual, Row<A> output,
-                  const Rows<A>& sum, const ForwardScratch<A>& s) {
-  const Row<A> from = residual.read(h, args.width, s.residual);
-  const Row<A> to = sum.begin(h, s.output_sum);
-  for (int64_t w = 0; w < width; ++w) {
-    for (int v = 0; v < NV; ++v) {
-      const int o = v * kLanes<A>;
-      store(to.data + w * to.step + o, load(output.data + w * output.step + o) + load(from.data + w * from.step + o));
-    }
-  }
-  zero_pixels(to, width, args.width, NV * kLanes<A>);
-  sum.finish(h, args.width, s.output_sum);
-}
-
-template <class A, int NV>
 void forward_block(const PathwayArgs& args, int64_t n, const Block& block, int64_t low, int64_t high,
                    const ForwardScratch<A>& s) {
   constexpr int64_t lanes = NV * kLanes<A>;
@@ -101,24 +112,29 @@ void forward_block(const PathwayArgs& args, int64_t n, const Block& block, int64
   fill_channels<A>(args.base_shift, n, args.channels, block, lanes, A(0), s.shift);
   fold_gain<A>(args, block, lanes, s);
   const Rows<A> base(args.base, block, n, lanes), residual(args.residual, block, n, lanes);
-  const Rows<A> output(args.output, block, n, lanes), output_sum(args.output_sum, block, n, lanes);
+  const Rows<A> output(args.output, block, n, lanes), sum(args.output_sum, block, n, lanes);
+  const bool summed = args.residual.data != nullptr;
   const auto row =
       args.product ? forward_row_for<A, NV, true>(args.source_count) : forward_row_for<A, NV, false>(args.source_count);
   for (int64_t h = low; h < high; ++h) {
-    const Row<A> to = output.begin(h, s.output);
-    if (h < args.heights[n]) {
+    const int64_t width = h < args.heights[n] ? args.widths[n] : 0;
+    ForwardRows<A> rows = {{}, {}, output.begin(h, s.output), {}, args.streams && output.direct()};
+    if (summed) rows.sum = sum.begin(h, s.output_sum);
+    if (width > 0) {
       for (int64_t j = 0; j < args.source_count; ++j) {
         const Rows<A> map(args.sources[j].map, block, n, lanes);
-        make_context<A, NV>(args.sources[j], map, n, h, s.sources[j]);
+        make_context<A, NV>(args.sources[j], map, n, h, false, s.sources[j]);
       }
-      row(args, n, base.read(h, args.width, s.base), to, s);
-    } else {
-      zero_pixels(to, 0, args.width, lanes);
+      rows.base = base.read(h, args.width, s.base);
+      if (summed) rows.residual = residual.read(h, args.width, s.residual);
+      row(args, n, rows, s);
     }
-    if (args.residual.data) {
-      add_residual<A, NV>(args, h, h < args.heights[n] ? args.widths[n] : 0, residual, to, output_sum, s);
-    }
+    zero_pixels(rows.output, width, args.width, lanes);
     output.finish(h, args.width, s.output);
+    if (summed) {
+      zero_pixels(rows.sum, width, args.width, lanes);
+      sum.finish(h, args.width, s.output_sum);
+    }
   }
 }
 
@@ -134,6 +150,7 @@ void run_forward(const PathwayArgs& args, int64_t begin, int64_t end, void* memo
                                                : forward_block<A, 1>;
     work(args, n, block, args.height * band / args.bands, args.height * (band + 1) / args.bands, s);
   }
+  end_of_stream();
 }
 
 void forward(const PathwayArgs& args, int64_t begin, int64_t end, void* scratch) {

@@ -60,6 +60,7 @@ struct PathwayArgs {
   const int64_t* grids = nullptr;
   int64_t grid_count = 0, cells = 0;  // cells: S = sum of grids^2
   bool relu = false, product = true, f64 = false;
+  bool streams = false;  // forward: the outputs, aligned, go past the caches
   const Block* blocks = nullptr;
   int64_t block_count = 0;
   int64_t bands = 1;  // forward: parts that the rows of an image are cut into

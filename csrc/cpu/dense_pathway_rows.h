@@ -132,27 +132,47 @@ const A* mix_codes(const ResizeAxis& rows, const CellAxis& cell_rows, int64_t co
   return s.code_row;
 }
 
-// mixed[w] (+)= sum over `count` rows of weight * row[w], for the columns low .. high - 1. `start` is added first.
+// Where mixed pixels go: as they are, for a later pass, and with the source's affine. Either may be null.
+template <class A>
+struct Mixed {
+  A* plain;
+  A* context;
+};
+
+// Mixes the columns low .. high - 1 of `count` rows, to the plain sums so far (`onto`) or to `start`.
 template <class A, int NV>
 inline void mix_pixels(const Row<A>* taps, const A* weights, int64_t count, int64_t low, int64_t high,
-                       const Vec<A> (&start)[NV], bool onto, A* mixed) {
+                       const Vec<A> (&start)[NV], bool onto, const Mixed<A>& to, const SourceScratch<A>& s) {
   constexpr int64_t lanes = NV * kLanes<A>;
   const int64_t step = taps[0].step;
   for (int64_t w = low; w < high; ++w) {
     Vec<A> sum[NV];
-    for (int v = 0; v < NV; ++v) sum[v] = onto ? load(mixed + w * lanes + v * kLanes<A>) : start[v];
+    for (int v = 0; v < NV; ++v) sum[v] = onto ? load(to.plain + w * lanes + v * kLanes<A>) : start[v];
     for (int64_t k = 0; k < count; ++k) {
       const Vec<A> weight = splat(weights[k]);
       const A* pixel = taps[k].data + w * step;
       for (int v = 0; v < NV; ++v) sum[v] = fma(weight, load(pixel + v * kLanes<A>), sum[v]);
     }
-    for (int v = 0; v < NV; ++v) store(mixed + w * lanes + v * kLanes<A>, sum[v]);
+    if (to.plain) {
+      for (int v = 0; v < NV; ++v) store(to.plain + w * lanes + v * kLanes<A>, sum[v]);
+    }
+    if (to.context) {
+      for (int v = 0; v < NV; ++v) {
+        const int o = v * kLanes<A>;
+        store(to.context + w * lanes + o, fma(load(s.scale + o), sum[v], load(s.shift + o)));
+      }
+    }
   }
 }
 
-// The vertical half of the resize of F + codes for target row d, into s.mixed.
+// Are a source's columns averaged, more than two to one, before target pixels read them?
+inline bool shrinks(const PathwaySource& source, int64_t n) { return source.cols[n].longest > 2; }
+
+// The vertical half of the resize of F + codes for target row d. Weights sum to one, so the affine may come before the
+// last two columns are mixed; it waits where columns are averaged. With `keep` the plain sums are left in s.mixed.
 template <class A, int NV>
-void mix_rows(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, const SourceScratch<A>& s) {
+void mix_rows(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, bool keep,
+              const SourceScratch<A>& s) {
   constexpr int64_t lanes = NV * kLanes<A>;
   const ResizeAxis& rows = source.rows[n];
   const int64_t width = source.cols[n].source;
@@ -160,6 +180,8 @@ void mix_rows(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_
       source.codes ? mix_codes<A, NV>(rows, source.cell_rows[n], source.cell_cols[n].atoms, d, s) : nullptr;
   for (int64_t first = 0; first < rows.count[d]; first += kPathwayStrip) {
     const int64_t count = smaller(kPathwayStrip, rows.count[d] - first);
+    const bool done = first + count == rows.count[d] && !shrinks(source, n);
+    const Mixed<A> to = {done && !keep && first == 0 ? nullptr : s.mixed, done ? s.context : nullptr};
     Row<A> taps[kPathwayStrip];
     A weights[kPathwayStrip];
     for (int64_t k = 0; k < count; ++k) {
@@ -168,31 +190,30 @@ void mix_rows(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_
     }
     Vec<A> start[NV] = {};
     if (codes == nullptr || first > 0) {
-      mix_pixels<A, NV>(taps, weights, count, 0, width, start, first > 0, s.mixed);
+      mix_pixels<A, NV>(taps, weights, count, 0, width, start, first > 0, to, s);
       continue;
     }
     const CellAxis& cols = source.cell_cols[n];
     for (int64_t c = 0; c < cols.atoms; ++c) {
       for (int v = 0; v < NV; ++v) start[v] = load(codes + c * lanes + v * kLanes<A>);
-      mix_pixels<A, NV>(taps, weights, count, cols.bounds[c], cols.bounds[c + 1], start, false, s.mixed);
+      mix_pixels<A, NV>(taps, weights, count, cols.bounds[c], cols.bounds[c + 1], start, false, to, s);
     }
   }
 }
 
-// Are a source's columns averaged, more than two to one, before target pixels read them?
-inline bool shrinks(const PathwaySource& source, int64_t n) { return source.cols[n].longest > 2; }
-
-// The means of the columns that each target pixel reads.
+// The means of the columns that each target pixel reads, plain and with the affine.
 template <class A, int NV>
-void shrink_columns(const ResizeAxis& cols, const A* mixed, A* shrunk) {
+void shrink_columns(const ResizeAxis& cols, const SourceScratch<A>& s) {
   constexpr int64_t lanes = NV * kLanes<A>;
   for (int64_t w = 0; w < cols.target; ++w) {
     const Vec<A> weight = splat(static_cast<A>(cols.first[w]));
-    for (int v = 0; v < NV; ++v) {
-      const A* pixel = mixed + cols.start[w] * lanes + v * kLanes<A>;
+    for (int o = 0; o < lanes; o += kLanes<A>) {
+      const A* pixel = s.mixed + cols.start[w] * lanes + o;
       Vec<A> sum = load(pixel);
       for (int64_t k = 1; k < cols.count[w]; ++k) sum += load(pixel + k * lanes);
-      store(shrunk + w * lanes + v * kLanes<A>, sum * weight);
+      const Vec<A> mean = sum * weight;
+      store(s.shrunk + w * lanes + o, mean);
+      store(s.context + w * lanes + o, fma(load(s.scale + o), mean, load(s.shift + o)));
     }
   }
 }
@@ -205,19 +226,12 @@ inline const A* plain_context(const PathwaySource& source, int64_t n, const Sour
   return shrinks(source, n) ? s.shrunk : s.mixed;
 }
 
-// The context of one target row. Weights sum to one, so the affine may come before the last two columns are mixed.
+// The context of one target row; with `keep` also what plain_context gives.
 template <class A, int NV>
-void make_context(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, const SourceScratch<A>& s) {
-  constexpr int64_t lanes = NV * kLanes<A>;
-  mix_rows<A, NV>(source, map, n, d, s);
-  if (shrinks(source, n)) shrink_columns<A, NV>(source.cols[n], s.mixed, s.shrunk);
-  int64_t width;
-  const A* plain = plain_context(source, n, s, &width);
-  for (int64_t w = 0; w < width; ++w) {
-    for (int o = 0; o < lanes; o += kLanes<A>) {
-      store(s.context + w * lanes + o, fma(load(s.scale + o), load(plain + w * lanes + o), load(s.shift + o)));
-    }
-  }
+void make_context(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, bool keep,
+                  const SourceScratch<A>& s) {
+  mix_rows<A, NV>(source, map, n, d, keep, s);
+  if (shrinks(source, n)) shrink_columns<A, NV>(source.cols[n], s);
 }
 
 template <class A>

@@ -62,24 +62,28 @@ Tensor matrix_of(const Tensor& weight) {
                                   weight.scalar_type());
 }
 
+int64_t runs_of(int64_t size, int64_t run) { return (size + run - 1) / run; }
+
 using Kernel = void (*)(const ProductArgs&, int64_t, int64_t);
 
 void run_own(Kernel kernel, const Tensor& left, const Tensor& right, const Tensor& out, int64_t m, int64_t o, int64_t k,
-             int64_t tasks) {
-  const ProductArgs args = {left.const_data_ptr(),      right.const_data_ptr(), out.mutable_data_ptr(), m, o, k,
-                            dtype_of(out) == Dtype::f64};
+             int64_t tasks, const Tensor* next = nullptr) {
+  ProductArgs args = {left.const_data_ptr(),      right.const_data_ptr(), out.mutable_data_ptr(), m, o, k,
+                      dtype_of(out) == Dtype::f64};
+  if (next) {
+    args.next = next->const_data_ptr();
+    args.next_bytes = next->numel() * next->element_size();
+  }
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
-int64_t runs_of(int64_t size, int64_t run) { return (size + run - 1) / run; }
-
-// (M, K) . (O, K)^T
-Tensor times_transposed(const Tensor& left, const Tensor& weight) {
+// (M, K) . (O, K)^T; `next` is the weight that is read after this one.
+Tensor times_transposed(const Tensor& left, const Tensor& weight, const Tensor* next = nullptr) {
   const int64_t m = left.size(0), o = weight.size(0), k = weight.size(1);
   Tensor out = torch::stable::new_empty(left, {m, o});
   if (use_own(m, weight)) {
-    run_own(ZIGZAG_KERNELS(region_codes_kernels).times_transposed, left, weight, out, m, o, k,
-            runs_of(o, kProductRows));
+    run_own(ZIGZAG_KERNELS(region_codes_kernels).times_transposed, left, weight, out, m, o, k, runs_of(o, kProductRows),
+            next);
   } else {
     multiply_in_parts(left, torch::stable::transpose(weight, 0, 1), out, 1);
   }
@@ -245,7 +249,8 @@ class Codes {
   }
 
   void convolve(const Grid& grid, A* regions) const {
-    const Tensor product = as(times_transposed(windows(grid), matrix_of(parameter(grid, 0))), acc());
+    const Tensor product =
+        as(times_transposed(windows(grid), matrix_of(parameter(grid, 0)), &parameter(grid, 2)), acc());
     const Tensor bias = as(parameter(grid, 1), acc());
     const int64_t c = s_.channels;
     for (int64_t row = 0; row < s_.images * grid.cells; ++row) {

@@ -37,11 +37,13 @@ inline double sum_lanes(Vec<A> v) {
   return sum[0];
 }
 
-// totals[r][q] += the product of left row r and weight row q over `length` elements, a whole number of vectors.
+// totals[r][q] += the product of left row r and weight row q over `length` elements, a whole number of vectors. As much
+// is fetched from `next`.
 template <class A, int R, int Q>
-void dot_tile(const A* left, const A* weight, int64_t step, int64_t length, Vec<A>* totals) {
+void dot_tile(const A* left, const A* weight, int64_t step, int64_t length, const A* next, Vec<A>* totals) {
   Vec<A> sum[R][Q] = {};
   for (int64_t i = 0; i < length; i += kLanes<A>) {
+    if (R > 1) __builtin_prefetch(next + i, 0, 2);
     Vec<A> w[Q];
     for (int q = 0; q < Q; ++q) w[q] = load(weight + q * step + i);
     for (int r = 0; r < R; ++r) {
@@ -55,16 +57,30 @@ void dot_tile(const A* left, const A* weight, int64_t step, int64_t length, Vec<
 }
 
 template <class A, int Q>
-void dot_tile_of(int64_t rows, const A* left, const A* weight, int64_t step, int64_t length, Vec<A>* totals) {
-  using Tile = void (*)(const A*, const A*, int64_t, int64_t, Vec<A>*);
+void dot_tile_of(int64_t rows, const A* left, const A* weight, int64_t step, int64_t length, const A* next,
+                 Vec<A>* totals) {
+  using Tile = void (*)(const A*, const A*, int64_t, int64_t, const A*, Vec<A>*);
   static constexpr Tile tiles[] = {dot_tile<A, 1, Q>, dot_tile<A, 2, Q>, dot_tile<A, 3, Q>,
                                    dot_tile<A, 4, Q>, dot_tile<A, 5, Q>, dot_tile<A, 6, Q>};
-  tiles[rows - 1](left, weight, step, length, totals);
+  tiles[rows - 1](left, weight, step, length, next, totals);
 }
+
+// The part of what is read next that one run of tasks fetches.
+template <class A>
+struct Ahead {
+  const A* at;
+  const A* end;
+
+  const A* take(int64_t length, const A* otherwise) {
+    if (end - at < length) return otherwise;
+    at += length;
+    return at - length;
+  }
+};
 
 // Q rows of the weight, from row o, against rows first .. last - 1 of the left factor.
 template <class A, int Q>
-void dot_slab(const ProductArgs& args, int64_t o, int64_t first, int64_t last) {
+void dot_slab(const ProductArgs& args, int64_t o, int64_t first, int64_t last, Ahead<A>& ahead) {
   const int64_t k = args.k, whole = k - k % kLanes<A>;
   const A* left = static_cast<const A*>(args.left);
   const A* weight = static_cast<const A*>(args.right) + o * k;
@@ -73,8 +89,9 @@ void dot_slab(const ProductArgs& args, int64_t o, int64_t first, int64_t last) {
   for (int64_t i = 0; i < whole; i += kChunk) {
     const int64_t length = smaller(kChunk, whole - i);
     for (int64_t m = first; m < last; m += kTileRows) {
-      dot_tile_of<A, Q>(smaller(kTileRows, last - m), left + m * k + i, weight + i, k, length,
-                        totals + (m - first) * kProductRows);
+      const int64_t rows = smaller(kTileRows, last - m);
+      const A* next = rows > 1 ? ahead.take(length, left) : left;
+      dot_tile_of<A, Q>(rows, left + m * k + i, weight + i, k, length, next, totals + (m - first) * kProductRows);
     }
   }
   A* out = static_cast<A*>(args.out);
@@ -89,15 +106,18 @@ void dot_slab(const ProductArgs& args, int64_t o, int64_t first, int64_t last) {
 
 template <class A>
 void times_transposed(const ProductArgs& args, int64_t begin, int64_t end) {
+  const int64_t tasks = (args.o + kProductRows - 1) / kProductRows, next = args.next_bytes / sizeof(A);
+  const A* start = static_cast<const A*>(args.next);
+  Ahead<A> ahead = {start + next * begin / tasks, start + next * end / tasks};
   for (int64_t task = begin; task < end; ++task) {
     const int64_t low = task * kProductRows, high = smaller(low + kProductRows, args.o);
     for (int64_t m = 0; m < args.m; m += kSlab) {
       const int64_t last = smaller(m + kSlab, args.m);
       if (high - low == kProductRows) {
-        dot_slab<A, kProductRows>(args, low, m, last);
+        dot_slab<A, kProductRows>(args, low, m, last, ahead);
         continue;
       }
-      for (int64_t o = low; o < high; ++o) dot_slab<A, 1>(args, o, m, last);
+      for (int64_t o = low; o < high; ++o) dot_slab<A, 1>(args, o, m, last, ahead);
     }
   }
 }

@@ -14,6 +14,9 @@ struct ProductArgs {
   void* out = nullptr;
   int64_t m = 0, o = 0, k = 0;
   bool f64 = false;
+  // What is read next: times_transposed fetches some of it while it multiplies many rows, when memory has little to do.
+  const void* next = nullptr;
+  int64_t next_bytes = 0;
 };
 
 // What one task takes: so many rows of the weight, or columns.

@@ -167,6 +167,8 @@ class Rows {
     direct_ = map.dtype == kNative<A> && map.sc == 1 && block.count == lanes;
   }
 
+  bool direct() const { return direct_; }
+
   // Elements from a row to the next in memory, for prefetching; 0 where rows go through scratch.
   int64_t ahead() const { return direct_ ? map_.sh : 0; }
 
