@@ -311,7 +311,7 @@ void backward_block(const PathwayArgs& args, int64_t n, const Block& block, cons
   for (int64_t h = 0; h < args.heights[n]; ++h) {
     for (int64_t j = 0; j < args.source_count; ++j) {
       const Rows<A> map(args.sources[j].map, block, n, lanes);
-      make_context<A, NV>(args.sources[j], map, n, h, true, s.sources[j]);
+      make_context<A, NV>(args, args.sources[j], map, n, h, true, s.sources[j]);
       int64_t width;
       plain_context(args.sources[j], n, s.sources[j], &width);
       memset(s.sources[j].grad_context, 0, width * lanes * sizeof(A));

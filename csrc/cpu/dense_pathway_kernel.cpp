@@ -38,9 +38,6 @@ struct ForwardRows {
   bool streams;
 };
 
-// Pixels to fetch ahead: with so many loads a pixel, a processor sees few pixels at a time.
-constexpr int64_t kAhead = 2;
-
 template <class A>
 inline void put(A* to, Vec<A> value, bool streams) {
   streams ? stream(to, value) : store(to, value);
@@ -123,7 +120,7 @@ void forward_block(const PathwayArgs& args, int64_t n, const Block& block, int64
     if (width > 0) {
       for (int64_t j = 0; j < args.source_count; ++j) {
         const Rows<A> map(args.sources[j].map, block, n, lanes);
-        make_context<A, NV>(args.sources[j], map, n, h, false, s.sources[j]);
+        make_context<A, NV>(args, args.sources[j], map, n, h, false, s.sources[j]);
       }
       rows.base = base.read(h, args.width, s.base);
       if (summed) rows.residual = residual.read(h, args.width, s.residual);

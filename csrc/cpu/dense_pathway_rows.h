@@ -1,4 +1,4 @@
-// What dense_pathway's forward and backward kernels share: the codes of a source as a table over its atoms, and the
+// What dense_pathway's forward and backward kernels share: the codes of a source by its atoms, and the
 // vertical half of its resize, which leaves one row of the source per target row.
 #pragma once
 
@@ -25,6 +25,9 @@ class Arena {
   int64_t used_ = 0;
 };
 
+// Pixels to fetch ahead: with many loads a pixel, a processor sees few pixels at a time.
+constexpr int64_t kAhead = 2;
+
 // Where one target pixel reads the row that holds a source's context: two pixels and their weights, or one twice.
 template <class A>
 struct ColumnTap {
@@ -33,11 +36,20 @@ struct ColumnTap {
   A weight, rest;
 };
 
+// The codes of a source, and the sums of all grids' codes in the last row atom that was asked for and the one before.
+template <class A>
+struct CodeRows {
+  Row<const A> table;
+  A* rows[2];  // of the even and the odd row atoms: [column atom]
+  int64_t atom[2];
+};
+
 // The scratch of one source, for one block of channels.
 template <class A>
 struct SourceScratch {
-  A* codes;     // [row atom][column atom]: the sum of all grids' codes
-  A* code_row;  // [column atom]: those of one target row
+  CodeRows<A>* codes;
+  A* sums;      // room for codes->rows
+  A* code_row;  // [column atom]: the codes of one target row
   A* strip;     // kPathwayStrip source rows in the accumulation type
   A* padded;    // a padded copy of the codes
   A* scale;     // affine of this image
@@ -61,7 +73,8 @@ SourceScratch<A> take_source(Arena<A>& arena, const PathwayArgs& args, const Pat
   const int64_t row = source.map.w * lanes, target = args.width * lanes;
   const int64_t longer = row > target ? row : target;
   SourceScratch<A> s;
-  s.codes = arena.take(table);
+  s.codes = reinterpret_cast<CodeRows<A>*>(arena.take(sizeof(CodeRows<A>) / sizeof(A)));
+  s.sums = arena.take(2 * args.max_atoms * lanes);
   s.code_row = arena.take(args.max_atoms * lanes);
   s.strip = arena.take(kPathwayStrip * row);
   s.padded = arena.take(args.cells * lanes);
@@ -89,25 +102,35 @@ void fill_channels(const void* table, int64_t n, int64_t channels, const Block& 
 }
 
 template <class A, int NV>
-void tabulate_codes(const PathwayArgs& args, const PathwaySource& source, int64_t n, const Block& block,
-                    const SourceScratch<A>& s) {
+void start_codes(const PathwayArgs& args, const PathwaySource& source, int64_t n, const Block& block,
+                 const SourceScratch<A>& s) {
   constexpr int64_t lanes = NV * kLanes<A>;
+  const A* codes = static_cast<const A*>(source.codes) + n * args.cells * args.channels;
+  const Row<const A> table = read_table<A>(codes, args.cells, args.channels, block, lanes, s.padded);
+  *s.codes = {table, {s.sums, s.sums + args.max_atoms * lanes}, {-1, -1}};
+}
+
+// The sums of all grids' codes in one row atom, by column atom. Atoms are asked for in order, but for a few steps back.
+template <class A, int NV>
+const A* code_sums(const PathwayArgs& args, const PathwaySource& source, int64_t n, int64_t atom,
+                   const SourceScratch<A>& s) {
   const CellAxis& rows = source.cell_rows[n];
   const CellAxis& cols = source.cell_cols[n];
-  const Row<const A> codes = read_table<A>(static_cast<const A*>(source.codes) + n * args.cells * args.channels,
-                                           args.cells, args.channels, block, lanes, s.padded);
-  for (int64_t r = 0; r < rows.atoms; ++r) {
-    for (int64_t c = 0; c < cols.atoms; ++c) {
-      Vec<A> sum[NV] = {};
-      const A* grid_codes = codes.data;
-      for (int64_t g = 0; g < args.grid_count; ++g) {
-        const int64_t cell = rows.cell[g * rows.atoms + r] * args.grids[g] + cols.cell[g * cols.atoms + c];
-        for (int v = 0; v < NV; ++v) sum[v] += load(grid_codes + cell * codes.step + v * kLanes<A>);
-        grid_codes += args.grids[g] * args.grids[g] * codes.step;
-      }
-      for (int v = 0; v < NV; ++v) store(s.codes + (r * cols.atoms + c) * lanes + v * kLanes<A>, sum[v]);
+  const Row<const A> table = s.codes->table;
+  A* to = s.codes->rows[atom % 2];
+  if (s.codes->atom[atom % 2] == atom) return to;
+  s.codes->atom[atom % 2] = atom;
+  for (int64_t c = 0; c < cols.atoms; ++c) {
+    Vec<A> sum[NV] = {};
+    const A* codes = table.data;
+    for (int64_t g = 0; g < args.grid_count; ++g) {
+      const int64_t cell = rows.cell[g * rows.atoms + atom] * args.grids[g] + cols.cell[g * cols.atoms + c];
+      for (int v = 0; v < NV; ++v) sum[v] += load(codes + cell * table.step + v * kLanes<A>);
+      codes += args.grids[g] * args.grids[g] * table.step;
     }
+    for (int v = 0; v < NV; ++v) store(to + (c * NV + v) * kLanes<A>, sum[v]);
   }
+  return to;
 }
 
 // The weight of the k-th of the rows that target row d reads.
@@ -117,15 +140,19 @@ inline double tap_weight(const ResizeAxis& axis, int64_t d, int64_t k) {
 
 // The codes of one target row by column atom: those of its row atom, mixed where its rows lie in several.
 template <class A, int NV>
-const A* mix_codes(const ResizeAxis& rows, const CellAxis& cell_rows, int64_t column_atoms, int64_t d,
+const A* mix_codes(const PathwayArgs& args, const PathwaySource& source, int64_t n, int64_t d,
                    const SourceScratch<A>& s) {
-  const int64_t length = column_atoms * NV * kLanes<A>;
-  const int64_t start = rows.start[d], last = start + rows.count[d] - 1;
-  if (cell_rows.atom[start] == cell_rows.atom[last]) return s.codes + cell_rows.atom[start] * length;
+  const ResizeAxis& rows = source.rows[n];
+  const int32_t* atom = source.cell_rows[n].atom;
+  const int64_t length = source.cell_cols[n].atoms * NV * kLanes<A>;
+  const int64_t start = rows.start[d], end = start + rows.count[d];
+  if (atom[start] == atom[end - 1]) return code_sums<A, NV>(args, source, n, atom[start], s);
   memset(s.code_row, 0, length * sizeof(A));
-  for (int64_t k = 0; k < rows.count[d]; ++k) {
-    const Vec<A> weight = splat(static_cast<A>(tap_weight(rows, d, k)));
-    const A* codes = s.codes + cell_rows.atom[start + k] * length;
+  for (int64_t r = start, next = start; r < end; r = next) {
+    double share = 0;
+    for (; next < end && atom[next] == atom[r]; ++next) share += tap_weight(rows, d, next - start);
+    const Vec<A> weight = splat(static_cast<A>(share));
+    const A* codes = code_sums<A, NV>(args, source, n, atom[r], s);
     for (int64_t i = 0; i < length; i += kLanes<A>)
       store(s.code_row + i, fma(weight, load(codes + i), load(s.code_row + i)));
   }
@@ -139,19 +166,23 @@ struct Mixed {
   A* context;
 };
 
-// Mixes the columns low .. high - 1 of `count` rows, to the plain sums so far (`onto`) or to `start`.
+// Mixes the columns low .. high - 1 of `count` rows, to the plain sums so far (`onto`) or to `start`. Many rows are
+// more streams than the hardware follows: their pixels are fetched ahead.
 template <class A, int NV>
 inline void mix_pixels(const Row<A>* taps, const A* weights, int64_t count, int64_t low, int64_t high,
                        const Vec<A> (&start)[NV], bool onto, const Mixed<A>& to, const SourceScratch<A>& s) {
   constexpr int64_t lanes = NV * kLanes<A>;
-  const int64_t step = taps[0].step;
+  const int64_t step = taps[0].step, ahead = count > 1 ? kAhead * step : 0;
   for (int64_t w = low; w < high; ++w) {
     Vec<A> sum[NV];
     for (int v = 0; v < NV; ++v) sum[v] = onto ? load(to.plain + w * lanes + v * kLanes<A>) : start[v];
     for (int64_t k = 0; k < count; ++k) {
       const Vec<A> weight = splat(weights[k]);
       const A* pixel = taps[k].data + w * step;
-      for (int v = 0; v < NV; ++v) sum[v] = fma(weight, load(pixel + v * kLanes<A>), sum[v]);
+      for (int v = 0; v < NV; ++v) {
+        __builtin_prefetch(pixel + ahead + v * kLanes<A>, 0, 3);
+        sum[v] = fma(weight, load(pixel + v * kLanes<A>), sum[v]);
+      }
     }
     if (to.plain) {
       for (int v = 0; v < NV; ++v) store(to.plain + w * lanes + v * kLanes<A>, sum[v]);
@@ -171,13 +202,12 @@ inline bool shrinks(const PathwaySource& source, int64_t n) { return source.cols
 // The vertical half of the resize of F + codes for target row d. Weights sum to one, so the affine may come before the
 // last two columns are mixed; it waits where columns are averaged. With `keep` the plain sums are left in s.mixed.
 template <class A, int NV>
-void mix_rows(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, bool keep,
+void mix_rows(const PathwayArgs& args, const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, bool keep,
               const SourceScratch<A>& s) {
   constexpr int64_t lanes = NV * kLanes<A>;
   const ResizeAxis& rows = source.rows[n];
   const int64_t width = source.cols[n].source;
-  const A* codes =
-      source.codes ? mix_codes<A, NV>(rows, source.cell_rows[n], source.cell_cols[n].atoms, d, s) : nullptr;
+  const A* codes = source.codes ? mix_codes<A, NV>(args, source, n, d, s) : nullptr;
   for (int64_t first = 0; first < rows.count[d]; first += kPathwayStrip) {
     const int64_t count = smaller(kPathwayStrip, rows.count[d] - first);
     const bool done = first + count == rows.count[d] && !shrinks(source, n);
@@ -228,9 +258,9 @@ inline const A* plain_context(const PathwaySource& source, int64_t n, const Sour
 
 // The context of one target row; with `keep` also what plain_context gives.
 template <class A, int NV>
-void make_context(const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d, bool keep,
-                  const SourceScratch<A>& s) {
-  mix_rows<A, NV>(source, map, n, d, keep, s);
+void make_context(const PathwayArgs& args, const PathwaySource& source, const Rows<A>& map, int64_t n, int64_t d,
+                  bool keep, const SourceScratch<A>& s) {
+  mix_rows<A, NV>(args, source, map, n, d, keep, s);
   if (shrinks(source, n)) shrink_columns<A, NV>(source.cols[n], s);
 }
 
@@ -262,7 +292,7 @@ void prepare_sources(const PathwayArgs& args, int64_t n, const Block& block, con
     fill_channels<A>(source.scale, n, args.channels, block, lanes, A(1), scratch[j].scale);
     fill_channels<A>(source.shift, n, args.channels, block, lanes, A(0), scratch[j].shift);
     place_taps(source, n, lanes, scratch[j]);
-    if (source.codes) tabulate_codes<A, NV>(args, source, n, block, scratch[j]);
+    if (source.codes) start_codes<A, NV>(args, source, n, block, scratch[j]);
   }
 }
 
