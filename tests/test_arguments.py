@@ -226,6 +226,8 @@ CONTEXT = [
     ({"pool": "max"}, ValueError, "pool", "'max'"),
     ({"grids": ()}, ValueError, "grids", "()"),
     ({"grids": (3, 3)}, ValueError, "grids", "(3, 3)"),
+    ({"grids": 3}, TypeError, "grids", "3"),
+    ({"channels": 4.0}, TypeError, "channels", "4.0"),
 ]
 
 
@@ -248,6 +250,13 @@ NECK = [
     ({"resize": "cubic"}, ValueError, "resize", "'cubic'"),
     ({"combine": "mean"}, ValueError, "combine", "'mean'"),
     ({"strides": (4,)}, ValueError, "strides", "(4,)"),
+    ({"stages": 1.5}, TypeError, "stages", "1.5"),
+    ({"out_channels": "8"}, TypeError, "out_channels", "'8'"),
+    ({"grids": (3.0,)}, TypeError, "grids", "(3.0,)"),
+    ({"grids": 3}, TypeError, "grids", "3"),
+    ({"gain": "a"}, TypeError, "gain", "'a'"),
+    ({"fusion_norm": 1}, TypeError, "fusion_norm", "1"),
+    ({"kernel_size": [3]}, ValueError, "kernel_size", "[3]"),
 ]
 
 

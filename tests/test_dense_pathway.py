@@ -105,6 +105,14 @@ def test_large_results_are_those_of_small_ones(summed, backend):
         assert_same_bits([result[n : n + 1] for result in together], compute(slice(n, n + 1)), f"image {n}")
 
 
+def test_many_sources(compiled):
+    case = PathwayCase((1, 3, 5, 4), ((3, 2),) * 16, combine="sum")
+    check_forward(case.problem(), compiled.dense_pathway, reference.dense_pathway)
+    x = torch.zeros(1, 3, 5, 4)
+    with pytest.raises(ValueError, match="sources must be at most 16 maps, got 17"):
+        compiled.dense_pathway(x, [x] * 17)
+
+
 sizes = st.tuples(st.integers(1, 16), st.integers(1, 16))
 
 

@@ -29,6 +29,7 @@ class NeckConfig:
         strides: pixels per step of every level; () stands for 4, 8, 16, ...
 
     Raises:
+        TypeError: a field has a wrong type; the message names it.
         ValueError: a field has a value that is not allowed; the message names it.
     """
 
@@ -49,7 +50,10 @@ class NeckConfig:
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "grids", "strides"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            values = getattr(self, name)
+            integers = isinstance(values, list | tuple) and all(type(value) is int for value in values)
+            _require_type(integers, name, values, "a list of integers")
+            object.__setattr__(self, name, tuple(values))
         if not self.strides:
             object.__setattr__(self, "strides", tuple(4 << level for level in range(self.levels)))
         for name in ("in_channels", "grids", "strides"):
@@ -59,12 +63,16 @@ class NeckConfig:
             len(self.strides) == self.levels, "strides", self.strides, f"one stride for each of {self.levels} levels"
         )
         for name in ("out_channels", "stages", "norm_groups"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "an integer >= 1")
-        for name in ("kernel_size", "lateral_kernel_size"):
-            _require(getattr(self, name) in (1, 3), name, getattr(self, name), "1 or 3")
-        _require(self.pool in ("mean", "sum"), "pool", self.pool, "'mean' or 'sum'")
-        _require(self.resize in ("linear", "nearest"), "resize", self.resize, "'linear' or 'nearest'")
-        _require(self.combine in ("product", "sum"), "combine", self.combine, "'product' or 'sum'")
+            value = getattr(self, name)
+            _require_type(type(value) is int, name, value, "an integer")
+            _require(value >= 1, name, value, "an integer >= 1")
+        for name in ("fusion_norm", "context_norm"):
+            _require_type(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
+        number = self.gain is None or (isinstance(self.gain, float | int) and not isinstance(self.gain, bool))
+        _require_type(number, "gain", self.gain, "a number or None")
+        for name, allowed in _ALLOWED.items():
+            value = getattr(self, name)
+            _require(value in allowed, name, value, " or ".join(map(repr, allowed)))
         if self.fusion_norm or self.context_norm:
             divides = self.out_channels % self.norm_groups == 0
             _require(divides, "norm_groups", self.norm_groups, f"a divisor of out_channels = {self.out_channels}")
@@ -75,9 +83,23 @@ class NeckConfig:
         return len(self.in_channels)
 
 
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "kernel_size": (1, 3),
+    "lateral_kernel_size": (1, 3),
+    "pool": ("mean", "sum"),
+    "resize": ("linear", "nearest"),
+    "combine": ("product", "sum"),
+}
+
+
 def _require(condition: object, name: str, value: object, expected: str) -> None:
     if not condition:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def _require_type(condition: object, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -17,6 +17,7 @@ FOOTPRINTS = tuple(1 << power for power in (20, 22, 24, 26, 28))
 """Bytes touched, from what fits a core's cache to what fits none: 1 MiB to 256 MiB."""
 
 _MATRIX = 1536
+_CHANNELS, _SIZE = 256, 60
 _SECONDS = 0.25
 
 
@@ -27,7 +28,7 @@ class Ceilings:
     Attributes:
         copied: read plus written bytes/s of ``copy_``, by bytes touched.
         summed: read bytes/s of ``sum``, by bytes touched.
-        arithmetic: flop/s of a square matrix product in the maps' dtype.
+        arithmetic: flop/s of a matrix product or a convolution in the maps' dtype, the better of the two.
     """
 
     copied: dict[int, float]
@@ -61,10 +62,26 @@ def measure(dtype: torch.dtype) -> Ceilings:
         times = _fastest({"sum": source.sum, "copy": partial(target.copy_, half)})
         summed[footprint] = footprint / times["sum"].p20
         copied[footprint] = footprint / times["copy"].p20
-    a, b = torch.randn(2, _MATRIX, _MATRIX, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return Ceilings(copied, summed, _arithmetic(dtype))
+
+
+def _arithmetic(dtype: torch.dtype) -> float:
+    """Flop/s of a square matrix product or of a 3x3 convolution in channels_last, whichever is faster."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, _MATRIX, _MATRIX, generator=generator).to(dtype)
     product = torch.empty_like(a)
-    seconds = _fastest({"product": lambda: torch.mm(a, b, out=product)})["product"].p20
-    return Ceilings(copied, summed, 2 * _MATRIX**3 / seconds)
+    x, weight = (
+        torch.randn(shape, generator=generator).to(dtype, memory_format=torch.channels_last)
+        for shape in ((1, _CHANNELS, _SIZE, _SIZE), (_CHANNELS, _CHANNELS, 3, 3))
+    )
+    times = _fastest(
+        {
+            "product": lambda: torch.mm(a, b, out=product),
+            "convolution": lambda: torch.nn.functional.conv2d(x, weight, padding=1),
+        }
+    )
+    flops = {"product": 2 * _MATRIX**3, "convolution": 2 * 9 * (_CHANNELS * _SIZE) ** 2}
+    return max(flops[name] / times[name].p20 for name in times)
 
 
 def _fastest(sides: dict[str, Callable[[], object]]) -> dict[str, Samples]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from zigzag.nn.normalization import statistics, wide
 from zigzag.ops import dense_pathway, region_codes
+from zigzag.ops.arguments import check_grids
 
 
 class Branch(nn.Module):
@@ -45,6 +46,7 @@ class RegionContext(nn.Module):
         pool: what is taken over a region, its "mean" or its "sum".
 
     Raises:
+        TypeError: an argument has a wrong type.
         ValueError: an argument has a value that is not allowed.
     """
 
@@ -56,11 +58,13 @@ class RegionContext(nn.Module):
         pool: Literal["mean", "sum"] = "mean",
     ) -> None:
         super().__init__()
-        grids = tuple(grids)
+        if type(channels) is not int:
+            raise TypeError(f"channels must be an integer, got {channels!r}")
+        grids = tuple(check_grids(grids))
         if channels < 1:
             raise ValueError(f"channels must be an integer >= 1, got {channels!r}")
-        if not grids or min(grids) < 1 or len(set(grids)) < len(grids):
-            raise ValueError(f"grids must be one or more different integers >= 1, got {grids!r}")
+        if len(set(grids)) < len(grids):
+            raise ValueError(f"grids must be different integers, got {grids!r}")
         if kernel_size not in (1, 3):
             raise ValueError(f"kernel_size must be 1 or 3, got {kernel_size!r}")
         if pool not in ("mean", "sum"):

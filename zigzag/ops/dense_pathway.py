@@ -29,6 +29,9 @@ from zigzag.ops.registration import Arguments, Operation
 
 Affine = tuple[Tensor, Tensor]
 
+MOST_SOURCES = 16
+"""What kernels hold at a time; the reference takes any number."""
+
 
 def dense_pathway(
     base: Tensor,
@@ -87,6 +90,9 @@ def dense_pathway(
     source_valid = check_per_source("source_valid", source_valid, len(sources))
     _check(base, sources, codes, cells, base_affine, source_affine, gain, valid, source_valid)
     if select(backend, base.device.type) != "reference":
+        if len(sources) > MOST_SOURCES:
+            more = "backend='reference' takes any number"
+            raise ValueError(f"sources must be at most {MOST_SOURCES} maps, got {len(sources)}; {more}")
         dtype = accumulation_dtype(base.dtype)
         base_scale, base_shift = base_affine or (None, None)
         results = _operation(
