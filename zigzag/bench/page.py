@@ -101,8 +101,8 @@ def _page(report: Report) -> str:
         (
             "Roofline",
             "Ceilings measured in the same run: copies and sums of the largest buffer (solid) and of one that stays in "
-            "cache (dashed), and a matrix product or a convolution (the faster). Flops and bytes are those that the work "
-            "cannot do without, for both sides: what eager does beyond them counts as time only.",
+            "cache (dashed), and a matrix product or a convolution (the faster). Flops and bytes are those that the "
+            "work cannot do without, for both sides: what eager does beyond them counts as time only.",
             plots.roofline(report.rows, report.ceilings),
         ),
         (
