@@ -1,5 +1,6 @@
 """What a neck computes: the fields of `NeckConfig` and the two presets (spec section 3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,8 +52,8 @@ class NeckConfig:
     def __post_init__(self) -> None:
         for name in ("in_channels", "grids", "strides"):
             values = getattr(self, name)
-            integers = isinstance(values, list | tuple) and all(type(value) is int for value in values)
-            _require_type(integers, name, values, "a list of integers")
+            integers = isinstance(values, Sequence) and all(type(value) is int for value in values)
+            _require(integers, name, values, "a list of integers", TypeError)
             object.__setattr__(self, name, tuple(values))
         if not self.strides:
             object.__setattr__(self, "strides", tuple(4 << level for level in range(self.levels)))
@@ -64,12 +65,13 @@ class NeckConfig:
         )
         for name in ("out_channels", "stages", "norm_groups"):
             value = getattr(self, name)
-            _require_type(type(value) is int, name, value, "an integer")
+            _require(type(value) is int, name, value, "an integer", TypeError)
             _require(value >= 1, name, value, "an integer >= 1")
         for name in ("fusion_norm", "context_norm"):
-            _require_type(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
+            value = getattr(self, name)
+            _require(isinstance(value, bool), name, value, "True or False", TypeError)
         number = self.gain is None or (isinstance(self.gain, float | int) and not isinstance(self.gain, bool))
-        _require_type(number, "gain", self.gain, "a number or None")
+        _require(number, "gain", self.gain, "a number or None", TypeError)
         for name, allowed in _ALLOWED.items():
             value = getattr(self, name)
             _require(value in allowed, name, value, " or ".join(map(repr, allowed)))
@@ -92,14 +94,9 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
 }
 
 
-def _require(condition: object, name: str, value: object, expected: str) -> None:
+def _require(condition: object, name: str, value: object, expected: str, error: type[Exception] = ValueError) -> None:
     if not condition:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
-
-
-def _require_type(condition: object, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
+        raise error(f"{name} must be {expected}, got {value!r}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

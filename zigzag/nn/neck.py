@@ -191,11 +191,10 @@ class ZigZagNeck(nn.Module):
         known = {field.name for field in fields_of(NeckConfig)} - {"in_channels", "out_channels", "stages"}
         for name in fields.keys() - known:
             raise TypeError(f"{name} is not a field of the neck; its fields are {', '.join(sorted(known))}")
-        if not isinstance(in_channels, Sequence) or not all(isinstance(c, int) for c in in_channels):
-            raise TypeError(f"in_channels must be a list of integers, got {in_channels!r}")
-        if len(in_channels) < 2:
+        # The config checks what it is given, and makes in_channels a tuple.
+        config = NeckConfig(cast(Any, in_channels), out_channels, stages, **{**PRESETS[preset], **fields})
+        if config.levels < 2:
             raise ValueError(f"in_channels must name at least two levels, got {in_channels!r}")
-        config = NeckConfig(tuple(in_channels), out_channels, stages, **{**PRESETS[preset], **fields})
         size = config.lateral_kernel_size
         self.config = config
         self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, size, padding=size // 2) for c in config.in_channels)
