@@ -8,6 +8,11 @@ namespace zigzag {
 // First row of cell y when `size` rows are split into `cells` cells: row h lies in cell floor(h * cells / size).
 inline int64_t cell_start(int64_t y, int64_t size, int64_t cells) { return (y * size + cells - 1) / cells; }
 
+// Rows in cell y.
+inline int64_t cell_length(int64_t y, int64_t size, int64_t cells) {
+  return cell_start(y + 1, size, cells) - cell_start(y, size, cells);
+}
+
 inline int64_t cell_of(int64_t h, int64_t size, int64_t cells) { return h * cells / size; }
 
 inline int64_t clamp_to(int64_t value, int64_t low, int64_t high) {

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from torch.utils._pytree import tree_map_only
 
 import zigzag
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+import stand_ins
 
 # The suite runs in several processes; that the number of threads changes nothing is test_determinism's to show.
 torch.set_num_threads(1)
@@ -29,21 +33,35 @@ def poisoned_memory():
     torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
-class Backend:
-    """The operations of `zigzag.ops` on one backend."""
+# Triton's interpreter takes CPU tensors; it must be chosen before Triton is imported, so for the whole process.
+if os.environ.get("TRITON_INTERPRET") == "1":
+    stand_ins.interpret_triton()
 
-    def __init__(self, name):
-        self.name = name
-        for operation in ("region_stats", "region_codes", "region_norm", "dense_pathway"):
-            setattr(self, operation, functools.partial(getattr(zigzag.ops, operation), backend=name))
+
+class Backend:
+    """The operations of `zigzag.ops` on one backend, from and to the CPU."""
+
+    def __init__(self, backend):
+        self.name = backend.name
+        for name in ("region_stats", "region_codes", "region_norm", "dense_pathway"):
+            operation = functools.partial(getattr(zigzag.ops, name), backend=backend.name)
+            if backend.device == "cuda":
+                operation = functools.partial(on_gpu, operation)
+            setattr(self, name, operation)
+
+
+def on_gpu(operation, *arguments, **options):
+    """The operation's results on the CPU, from arguments there; strides survive both ways."""
+    arguments, options = tree_map_only(torch.Tensor, lambda tensor: tensor.cuda(), (list(arguments), options))
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), operation(*arguments, **options))
 
 
 def able(name):
     """The backend, or a skip with the reason why it cannot run here."""
-    reason = zigzag.backends()[name].reason
-    if reason is not None:
-        pytest.skip(reason)
-    return Backend(name)
+    backend = zigzag.backends()[name]
+    if backend.reason is not None:
+        pytest.skip(backend.reason)
+    return Backend(backend)
 
 
 @pytest.fixture(scope="session", params=sorted(zigzag.backends()))

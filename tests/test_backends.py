@@ -11,6 +11,8 @@ from checks import outputs
 from spies import Spy
 
 import zigzag
+from zigzag import dispatch
+from zigzag.ops.registration import NAMESPACES
 
 CASES = [
     StatsCase((2, 4, 6, 5)),
@@ -32,16 +34,12 @@ def compiled_calls(case, **options):
 
 
 @pytest.fixture
-def missing():
-    """A backend "missing" that cannot run, in front of all others."""
+def missing(monkeypatch):
+    """A backend "missing" that cannot run, preferred to all others."""
     module = sys.modules["zigzag.backends"]
-    before = dict(module._REGISTRY)
-    module._REGISTRY.clear()
-    module._REGISTRY["missing"] = module.Backend("missing", "cpu", "there is no such machine")
-    module._REGISTRY.update(before)
-    yield
-    module._REGISTRY.clear()
-    module._REGISTRY.update(before)
+    missing = module.Backend("missing", "cpu", lambda: "there is no such machine")
+    monkeypatch.setitem(module._REGISTRY, "missing", missing)
+    monkeypatch.setattr(dispatch, "RULES", (dispatch.Rule("cpu", ("missing", "cpu"), "a test"),))
 
 
 def test_table_says_what_runs_and_why_not(missing):
@@ -65,6 +63,12 @@ def test_named_backend_runs(case, backend):
 
 
 @EACH
+def test_calls_carry_the_name_of_their_backend(case, compiled):
+    prefix = f"{NAMESPACES[compiled.name]}::"
+    assert all(name.startswith(prefix) for name in compiled_calls(case, backend=compiled.name))
+
+
+@EACH
 def test_backend_of_the_context_runs(case, backend):
     with zigzag.use_backend(backend.name):
         assert bool(compiled_calls(case)) == (backend.name != "reference")
@@ -78,7 +82,7 @@ def test_named_backend_goes_before_the_context(case, backend):
 
 @EACH
 def test_default_is_the_first_that_can_run(case, missing):
-    first = next(name for name, backend in zigzag.backends().items() if backend.available and backend.device != "cuda")
+    first = next(name for name in ("cpu", "reference") if zigzag.backends()[name].available)
     assert compiled_calls(case) == compiled_calls(case, backend=first)
 
 
@@ -90,6 +94,7 @@ def test_backward_stays_with_the_backend_of_its_forward(case, backend):
     with zigzag.use_backend("reference"), Spy() as spy:
         torch.autograd.grad(sum(result.sum() for result in results), list(tensors.values()))
     assert bool(spy.calls) == (backend.name != "reference")
+    assert all(name.startswith(f"{NAMESPACES.get(backend.name)}::") for name in spy.names)
 
 
 def test_context_ends_with_its_block_and_nests():
@@ -129,3 +134,33 @@ def test_backend_of_another_device_is_an_error(backend):
         return
     with pytest.raises(RuntimeError, match=f"{backend.name}.*meta"):
         backend.region_stats(torch.zeros(1, 1, 1, 1, device="meta"))
+
+
+def test_backend_that_does_not_take_a_dtype_is_an_error_and_no_default(monkeypatch):
+    module = sys.modules["zigzag.backends"]
+    narrow = module.Backend("narrow", "cpu", lambda: None, (torch.float32,))
+    monkeypatch.setitem(module._REGISTRY, "narrow", narrow)
+    monkeypatch.setattr(dispatch, "RULES", (dispatch.Rule("cpu", ("narrow",), "a test"),))
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"'narrow' takes torch.float32, got torch.float64"):
+        zigzag.ops.region_stats(x, backend="narrow")
+    zigzag.ops.region_stats(x)
+
+
+def test_first_rule_that_fits_is_the_default(monkeypatch):
+    rules = (
+        dispatch.Rule("cpu", ("a",), "here", "region_stats", (torch.float32,), "contiguous", most=12),
+        dispatch.Rule("cpu", ("b",), "there", "region_stats"),
+        dispatch.Rule("meta", ("c",), "nowhere"),
+    )
+    monkeypatch.setattr(dispatch, "RULES", rules)
+    x = torch.zeros(1, 3, 2, 2)
+    assert dispatch.order("region_stats", x) == ("a", "reference")
+    assert dispatch.order("region_stats", x.double()) == ("b", "reference")
+    assert dispatch.order("region_stats", x.to(memory_format=torch.channels_last)) == ("b", "reference")
+    assert dispatch.order("region_stats", torch.zeros(1, 3, 2, 3)) == ("b", "reference")
+    assert dispatch.order("region_codes", x) == ("reference",)
+    assert dispatch.order("region_codes", x.to("meta")) == ("c", "reference")
+    rows = str(zigzag.backends()).splitlines()
+    assert "default on cpu: region_stats, float32, contiguous, up to 12 elements: a (here)" in rows
+    assert "default on meta: every operation: c (nowhere)" in rows

@@ -1,16 +1,21 @@
 """What can run an operation: the backends, what each needs, and the choice between them (spec section 6).
 
 A backend is chosen by name in a call (``backend="cpu"``), for a block of code with `use_backend`, and otherwise by
-default: the fastest that can run on the device at hand. A backend that was named and cannot run raises.
+default: the fastest that can run, by the table in `zigzag.dispatch`. A backend that was named and cannot run raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
-from zigzag import _library
+import torch
+from torch import Tensor
+
+from zigzag import _library, dispatch
 
 
 @dataclass(frozen=True)
@@ -20,17 +25,32 @@ class Backend:
     Attributes:
         name: what it is called in ``backend=``.
         device: the type of the devices that it runs on; None for all of them.
-        reason: why it cannot run here, one sentence; None where it can.
+        check: finds out why it cannot run here, one sentence; None where it can. Asked once, when it is needed.
+        dtypes: what it takes; None for float64, float32, bfloat16 and float16.
     """
 
     name: str
     device: str | None
-    reason: str | None
+    check: Callable[[], str | None]
+    dtypes: tuple[torch.dtype, ...] | None = None
+
+    @cached_property
+    def reason(self) -> str | None:
+        """Why it cannot run here, one sentence; None where it can."""
+        return self.check()
 
     @property
     def available(self) -> bool:
         """Whether it can run here."""
         return self.reason is None
+
+    def refusal(self, x: Tensor) -> str | None:
+        """Why it does not take ``x``, or None."""
+        if self.device not in (None, x.device.type):
+            return f"runs on {self.device} tensors, and these are on {x.device.type!r}"
+        if self.dtypes is not None and x.dtype not in self.dtypes:
+            return f"takes {', '.join(map(str, self.dtypes))}, got {x.dtype}"
+        return None
 
     def __str__(self) -> str:
         where = f"{self.device} tensors" if self.device else "tensors on every device"
@@ -38,10 +58,10 @@ class Backend:
 
 
 class Backends(dict[str, Backend]):
-    """Backends by name, the fastest first; printed, one line each."""
+    """Backends by name; printed, one line each, then the table by which one is chosen."""
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.values()))
+        return "\n".join(map(str, [*self.values(), *dispatch.RULES]))
 
 
 _REGISTRY = Backends()
@@ -49,7 +69,7 @@ _chosen: str | None = None
 
 
 def backends() -> Backends:
-    """All backends by name, the fastest first, each with what it runs on or why it cannot run here."""
+    """All backends by name, each with what it runs on or why it cannot run here; printed, the table of defaults too."""
     return Backends(_REGISTRY)
 
 
@@ -73,30 +93,56 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
-def select(name: str | None, device: str) -> str:
-    """The name of the backend of a call: ``name``, or `use_backend`'s, or the first that runs on ``device``."""
+def select(name: str | None, operation: str, x: Tensor) -> str:
+    """The backend of a call of ``operation`` on ``x``: ``name``, or `use_backend`'s, or the first that can run."""
     name = name or _chosen
     if name is None:
-        return next(b.name for b in _REGISTRY.values() if b.reason is None and b.device in (None, device))
-    backend = _named(name)
-    if backend.device not in (None, device):
-        raise RuntimeError(f"backend {name!r} runs on {backend.device} tensors, and these are on {device!r}")
+        return next(each for each in dispatch.order(operation, x) if _can_run(each) and not _REGISTRY[each].refusal(x))
+    refusal = _named(name).refusal(x)
+    if refusal is not None:
+        raise RuntimeError(f"backend {name!r} {refusal}")
     return name
 
 
 def _named(name: str) -> Backend:
-    backend = _REGISTRY.get(name)
-    if backend is None:
+    if name not in _REGISTRY:
         raise ValueError(f"backend must be one of {', '.join(map(repr, _REGISTRY))}, got {name!r}")
-    if backend.reason is not None:
-        raise RuntimeError(f"backend {name!r} cannot run here: {backend.reason}")
-    return backend
+    if not _can_run(name):
+        raise RuntimeError(f"backend {name!r} cannot run here: {_REGISTRY[name].reason}")
+    return _REGISTRY[name]
+
+
+def _can_run(name: str) -> bool:
+    return _REGISTRY[name].available
+
+
+# A trace takes the answer as it is: loading a library is nothing to be traced. (torch.compiler's own decorator for this
+# sets this attribute, and imports the whole compiler to do so.)
+_can_run._dynamo_marked_constant = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _register(backend: Backend) -> None:
-    """Add a backend; those added first are preferred. The order is that of measured speed."""
     _REGISTRY[backend.name] = backend
 
 
-_register(Backend("cpu", "cpu", _library.load().reason))
-_register(Backend("reference", None, None))
+def _no_gpu() -> str | None:
+    if torch.cuda.is_available():
+        return None
+    built_for = torch.version.cuda or torch.version.hip
+    return "torch sees no GPU here" if built_for else f"torch {torch.__version__} was built without support for GPUs"
+
+
+def _why_no_cuda() -> str | None:
+    return _no_gpu() or _library.load("_C_cuda").reason
+
+
+def _why_no_triton() -> str | None:
+    missing = importlib.util.find_spec("triton") is None
+    return "the triton package is not installed" if missing else _no_gpu()
+
+
+_library.load()  # so that torch.ops.zigzag has its kernels; what a GPU needs is loaded when it is asked for
+_register(Backend("cpu", "cpu", lambda: _library.load().reason))
+_register(Backend("triton", "cuda", _why_no_triton, dispatch.NARROW))
+_register(Backend("cuda", "cuda", _why_no_cuda))
+_register(Backend("reference", None, lambda: None))

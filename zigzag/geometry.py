@@ -85,8 +85,9 @@ def level_sizes(
     image_sizes: Tensor | Sequence[Sequence[int]], strides: Sequence[int], device: Device = None
 ) -> list[Tensor]:
     """Height and width of every image at every level, ceil(pixels / stride): a list of (N, 2) int64, one per stride."""
-    sizes = torch.as_tensor(image_sizes, dtype=torch.int64, device=device).reshape(-1, 2)
-    return [(sizes + stride - 1) // stride for stride in strides]
+    sizes = torch.as_tensor(image_sizes, dtype=torch.int64).reshape(-1, 2)
+    at_levels = torch.stack([(sizes + stride - 1) // stride for stride in strides])
+    return list(at_levels.to(device, non_blocking=sizes.device.type == "cpu").unbind())
 
 
 def crop_images(batch: Tensor, valid: Tensor) -> list[Tensor]:

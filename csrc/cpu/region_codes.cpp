@@ -8,6 +8,7 @@
 #include <cstring>
 #include <string>
 
+#include "../geometry.h"
 #include "dispatch.h"
 #include "tensors.h"
 
@@ -176,13 +177,17 @@ void parallel_rows(int64_t rows, const F& work) {
 template <class A>
 class Codes {
  public:
-  Codes(const Tensor& sums, const Tensors& parameters, const Tensor& areas, std::vector<int64_t> grids, bool mean)
+  Codes(const Tensor& sums, const Tensors& parameters, const std::vector<int64_t>& grids, int64_t height, int64_t width,
+        bool mean, const std::optional<Tensor>& valid)
       : sums_(sums),
         parameters_(parameters),
-        areas_(areas),
         mean_(mean),
         s_(shape_of(sums, parameters, grids)),
-        dtype_(parameters[0].scalar_type()) {}
+        dtype_(parameters[0].scalar_type()) {
+    Map map;
+    map.n = s_.images, map.h = height, map.w = width;
+    sizes_ = extents(map, valid);
+  }
 
   std::tuple<Tensor, Tensor, Tensor> forward() {
     Tensor codes = make({s_.images, s_.cells, s_.channels});
@@ -215,7 +220,8 @@ class Codes {
   const Tensor& parameter(const Grid& grid, int which) const { return parameters_[6 * grid.index + which]; }
 
   A area(const Grid& grid, int64_t n, int64_t cell) const {
-    return data(areas_)[(areas_.size(0) == 1 ? 0 : n) * s_.cells + grid.first_cell + cell];
+    return static_cast<A>(cell_length(cell / grid.size, sizes_[n].height, grid.size) *
+                          cell_length(cell % grid.size, sizes_[n].width, grid.size));
   }
 
   // What makes a cell's sums the mean over it where that is asked for; an empty cell's are 0 either way.
@@ -386,24 +392,27 @@ class Codes {
 
   const Tensor& sums_;
   const Tensors& parameters_;
-  const Tensor& areas_;
   bool mean_;
   Shape s_;
   ScalarType dtype_;
+  std::vector<Extent> sizes_;
 };
 
-std::tuple<Tensor, Tensor, Tensor> region_codes(const Tensor& sums, Tensors parameters, const Tensor& areas,
-                                                std::vector<int64_t> grids, bool mean) {
-  if (dtype_of(sums) == Dtype::f64) return Codes<double>(sums, parameters, areas, std::move(grids), mean).forward();
-  return Codes<float>(sums, parameters, areas, std::move(grids), mean).forward();
+std::tuple<Tensor, Tensor, Tensor> region_codes(const Tensor& sums, Tensors parameters, std::vector<int64_t> grids,
+                                                int64_t height, int64_t width, bool mean, std::optional<Tensor> valid) {
+  if (dtype_of(sums) == Dtype::f64) {
+    return Codes<double>(sums, parameters, grids, height, width, mean, valid).forward();
+  }
+  return Codes<float>(sums, parameters, grids, height, width, mean, valid).forward();
 }
 
 Tensors region_codes_backward(const Tensor& grad, const Tensor& sums, Tensors parameters, const Tensor& regions,
-                              const Tensor& hidden, const Tensor& areas, std::vector<int64_t> grids, bool mean) {
+                              const Tensor& hidden, std::vector<int64_t> grids, int64_t height, int64_t width,
+                              bool mean, std::optional<Tensor> valid) {
   if (dtype_of(sums) == Dtype::f64) {
-    return Codes<double>(sums, parameters, areas, std::move(grids), mean).backward(grad, regions, hidden);
+    return Codes<double>(sums, parameters, grids, height, width, mean, valid).backward(grad, regions, hidden);
   }
-  return Codes<float>(sums, parameters, areas, std::move(grids), mean).backward(grad, regions, hidden);
+  return Codes<float>(sums, parameters, grids, height, width, mean, valid).backward(grad, regions, hidden);
 }
 
 }  // namespace

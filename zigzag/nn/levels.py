@@ -87,13 +87,16 @@ def valid_of(image_sizes: ImageSizes, maps: Sequence[Tensor], strides: Sequence[
 
 
 def _check_sizes(name: str, sizes: Tensor, images: int, height: int, width: int) -> None:
-    """Raise unless ``sizes`` are (images, 2) integers from 1 x 1 to height x width; values are not read in a trace."""
+    """Raise unless ``sizes`` are (images, 2) integers from 1 x 1 to height x width.
+
+    Values are not read in a trace, nor on a GPU, which would wait for it.
+    """
     if not isinstance(sizes, Tensor) or sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool:
         got = sizes.dtype if isinstance(sizes, Tensor) else type(sizes).__name__
         raise TypeError(f"{name} must be integers (N, 2), got {got}")
     if sizes.shape != (images, 2):
         raise ValueError(f"{name} must have shape ({images}, 2), got {tuple(sizes.shape)}")
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or sizes.device.type != "cpu":
         return
     for image, (h, w) in enumerate(sizes.tolist()):
         if not (1 <= h <= height and 1 <= w <= width):

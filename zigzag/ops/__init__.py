@@ -2,6 +2,9 @@
 
 Forward and backward, float64, float32, bfloat16 and float16, accumulated in float32 or wider, deterministic.
 channels_last is the native layout and contiguous NCHW is taken too; maps in other strides are copied.
+
+`valid` (every image's own size) may be on any device. On the CPU its values are checked. On a GPU they are not, as
+nothing here waits for a GPU: the kernels take the nearest size from 1 to the map's.
 """
 
 from zigzag.ops.dense_pathway import dense_pathway

@@ -90,13 +90,16 @@ def check_option(name: str, value: Any, options: tuple[str, ...]) -> None:
 
 
 def check_valid(name: str, value: Any, number: int, height: int, width: int) -> None:
-    """(N, 2) integers, every image's own height and width, from 1 to those of the map."""
+    """(N, 2) integers, every image's own height and width, from 1 to those of the map.
+
+    Values on a GPU are not read, which would wait for it: its kernels take the nearest size from 1 to the map's.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor (N, 2) of integers, got {type(value).__name__}")
     if value.dtype not in INTEGERS:
         raise TypeError(f"{name} must have an integer dtype, got {value.dtype}")
     check_shape(name, value, (number, 2), "(N, 2)")
-    if torch.compiler.is_compiling() or type(value) is not Tensor:
+    if torch.compiler.is_compiling() or type(value) is not Tensor or value.device.type != "cpu":
         return  # values are not known while tracing
     for rows, columns in value.tolist():
         if not (1 <= rows <= height and 1 <= columns <= width):
@@ -146,6 +149,8 @@ def small(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return value.to(dtype).contiguous()
 
 
-def sizes(valid: Tensor | None) -> Tensor | None:
-    """Sizes of images as kernels read them: int64, contiguous, on the CPU."""
-    return None if valid is None else valid.to("cpu", torch.int64).contiguous()
+def sizes(valid: Tensor | None, like: Tensor) -> Tensor | None:
+    """Sizes of images as kernels read them: int64, contiguous, on the device of ``like``, without waiting for a GPU."""
+    if valid is None:
+        return None
+    return valid.to(like.device, torch.int64, non_blocking=like.device.type != "cpu").contiguous()

@@ -89,13 +89,14 @@ def dense_pathway(
     source_affine = check_per_source("source_affine", source_affine, len(sources))
     source_valid = check_per_source("source_valid", source_valid, len(sources))
     _check(base, sources, codes, cells, base_affine, source_affine, gain, valid, source_valid)
-    if select(backend, base.device.type) != "reference":
+    name = select(backend, "dense_pathway", base)
+    if name != "reference":
         if len(sources) > MOST_SOURCES:
             more = "backend='reference' takes any number"
             raise ValueError(f"sources must be at most {MOST_SOURCES} maps, got {len(sources)}; {more}")
         dtype = accumulation_dtype(base.dtype)
         base_scale, base_shift = base_affine or (None, None)
-        results = _operation(
+        results = _operation.on(name)(
             dense(base),
             [dense(source) for source in sources],
             [small(own, dtype) for own in codes],
@@ -105,8 +106,8 @@ def dense_pathway(
             [None if own is None else small(own[1], dtype) for own in source_affine],
             small(gain, dtype),
             None if residual is None else dense(residual),
-            sizes(valid),
-            [sizes(own) for own in source_valid],
+            sizes(valid, base),
+            [sizes(own, base) for own in source_valid],
             cells,
             base_relu,
             combine == "product",
@@ -239,7 +240,7 @@ def _backward(ctx: Any, grad: Tensor | None, grad_sum: Tensor | None = None) -> 
     grad = None if grad is None else dense(grad)
     grad_sum = None if grad_sum is None else dense(grad_sum)
     small_ones = codes, base_scale, base_shift, scales, shifts, gain
-    flat = _gradient(grad, grad_sum, base, sources, *small_ones, valid, source_valid, *ctx.options)
+    flat = _gradient.on(ctx.backend)(grad, grad_sum, base, sources, *small_ones, valid, source_valid, *ctx.options)
     given = [base, base_scale, base_shift, gain]
     for per_source in zip(sources, codes, scales, shifts, strict=True):
         given.extend(per_source)

@@ -13,19 +13,17 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from zigzag.ops.registration import Operation
 
 _COUNTER = "torch.utils.flop_counter"
 
 
 def register(operation: Operation, formula: Callable[..., int]) -> None:
-    """Let FlopCounterMode count ``operation``; the formula takes its arguments with shapes in the place of tensors."""
+    """Let FlopCounterMode count ``operation`` on every backend; the formula takes its arguments, shapes for tensors."""
 
     def action() -> None:
-        packet = getattr(torch.ops.zigzag, operation.name)
-        sys.modules[_COUNTER].register_flop_formula(packet)(formula)
+        packets = [each.packet for each in operation.on_backend.values()]
+        sys.modules[_COUNTER].register_flop_formula(packets)(formula)
 
     if _COUNTER in sys.modules:
         action()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from zigzag import cost, reference
 from zigzag.backends import select
-from zigzag.geometry import cell_areas
 from zigzag.ops import flops
 from zigzag.ops.arguments import (
     accumulation_dtype,
@@ -23,6 +21,7 @@ from zigzag.ops.arguments import (
     check_tensor,
     check_valid,
     dense,
+    sizes,
     without_autocast,
 )
 from zigzag.ops.registration import Arguments, Operation
@@ -76,11 +75,12 @@ def region_codes(
     check_option("pool", pool, ("sum", "mean"))
     if valid is not None:
         check_valid("valid", valid, sums.shape[0], height, width)
-    if select(backend, sums.device.type) != "reference":
+    name = select(backend, "region_codes", sums)
+    if name != "reference":
         # Weights are read once, in the dtype they have: a cast for autocast would read them, write them and read again.
         parameters = [dense(value) if value.ndim == 4 else value.contiguous() for one in branches for value in one]
-        areas = _areas(sums, cells, height, width, valid)
-        codes: Tensor = _operation(sums.contiguous(), parameters, areas, cells, pool == "mean")[0]
+        options = height, width, pool == "mean", sizes(valid, sums)
+        codes: Tensor = _operation.on(name)(sums.contiguous(), parameters, cells, *options)[0]
         return codes
     if autocast(sums):
         with without_autocast(sums):
@@ -131,35 +131,10 @@ def _check_branch(name: str, branch: Any, grid: int, sums: Tensor, first: Tensor
     return kernel
 
 
-def _areas(sums: Tensor, grids: list[int], height: int, width: int, valid: Tensor | None) -> Tensor:
-    """Pixels in every cell, (N, sum K*K), or (1, sum K*K) without ``valid``, in the dtype of the sums."""
-    if type(sums) is not Tensor or torch.compiler.is_compiling():  # nothing is remembered from a trace
-        rows, columns = (height, width) if valid is None else (valid[:, 0], valid[:, 1])
-        return cell_areas(rows, columns, grids).to(sums).view(-1, sum(k * k for k in grids))
-    if valid is None:
-        return _remembered_areas(height, width, tuple(grids), sums.device, sums.dtype)
-    images = [_remembered_areas(*own, tuple(grids), sums.device, sums.dtype) for own in valid.tolist()]
-    return torch.cat(images) if images else sums.new_empty((0, sum(k * k for k in grids)))
-
-
-@lru_cache(maxsize=1024)
-def _remembered_areas(
-    height: int, width: int, grids: tuple[int, ...], device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    with torch.inference_mode(mode=False):  # an inference tensor could not be used in training later
-        return cell_areas(height, width, grids).to(device, dtype)[None]
-
-
 # --- the custom operation ---------------------------------------------------------------------------------------------
 
 
-def _fake(
-    sums: Tensor,
-    parameters: list[Tensor],
-    areas: Tensor,  # noqa: ARG001
-    grids: list[int],
-    mean: bool,  # noqa: ARG001, FBT001
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(sums: Tensor, parameters: list[Tensor], grids: list[int], *_options: Any) -> tuple[Tensor, Tensor, Tensor]:
     number, _, channels = sums.shape
     regions = sums.new_empty((number, sum(cells * cells for cells in grids), channels))
     codes = torch.empty_like(regions, dtype=parameters[0].dtype)
@@ -171,38 +146,40 @@ def _fake_backward(_: Tensor, sums: Tensor, parameters: list[Tensor], *__: Any) 
 
 
 def _setup_context(ctx: Any, args: Arguments, results: Any) -> None:
-    sums, parameters, areas, ctx.grids, ctx.mean = args
+    sums, parameters, ctx.grids, *ctx.options, valid = args
     _, regions, hidden = results
-    ctx.save_for_backward(sums, areas, regions, hidden, *parameters)
+    ctx.save_for_backward(sums, regions, hidden, valid, *parameters)
     ctx.mark_non_differentiable(regions, hidden)
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> list[Any]:
-    sums, areas, regions, hidden, *parameters = ctx.saved_tensors
+    sums, regions, hidden, valid, *parameters = ctx.saved_tensors
     grad = grad.to(sums.dtype).contiguous()
-    grad_sums, *grads = _gradient(grad, sums, parameters, regions, hidden, areas, ctx.grids, ctx.mean)
-    return [grad_sums, grads, None]
+    gradient = _gradient.on(ctx.backend)
+    grad_sums, *grads = gradient(grad, sums, parameters, regions, hidden, ctx.grids, *ctx.options, valid)
+    return [grad_sums, grads, *[None] * 5]
 
 
 _gradient = Operation(
-    "region_codes_backward(Tensor grad, Tensor sums, Tensor[] parameters, Tensor regions, Tensor hidden, Tensor areas,"
-    " int[] grids, bool mean) -> Tensor[]",
+    "region_codes_backward(Tensor grad, Tensor sums, Tensor[] parameters, Tensor regions, Tensor hidden, int[] grids,"
+    " SymInt height, SymInt width, bool mean, Tensor? valid) -> Tensor[]",
     _fake_backward,
 )
 _operation = Operation(
-    "region_codes(Tensor sums, Tensor[] parameters, Tensor areas, int[] grids, bool mean) -> (Tensor, Tensor, Tensor)",
+    "region_codes(Tensor sums, Tensor[] parameters, int[] grids, SymInt height, SymInt width, bool mean, Tensor? valid)"
+    " -> (Tensor, Tensor, Tensor)",
     _fake,
     _setup_context,
     _backward,
 )
 
 
-def _flops(sums: Any, parameters: Any, _areas: Any, grids: list[int], *_: Any, **__: Any) -> int:
+def _flops(sums: Any, parameters: Any, grids: list[int], *_: Any, **__: Any) -> int:
     return cost.region_codes(sums[0], sums[2], grids, parameters[0][-1]).flops
 
 
 def _flops_backward(_grad: Any, sums: Any, parameters: Any, *args: Any, **_: Any) -> int:
-    return cost.region_codes(sums[0], sums[2], args[3], parameters[0][-1], backward=True).flops
+    return cost.region_codes(sums[0], sums[2], args[2], parameters[0][-1], backward=True).flops
 
 
 flops.register(_operation, _flops)

@@ -79,8 +79,9 @@ def region_norm(
     check_size("width", width)
     if valid is not None:
         check_valid("valid", valid, sums.shape[0], height, width)
-    if select(backend, sums.device.type) != "reference":
-        scale, shift, _ = _operation(
+    name = select(backend, "region_norm", sums)
+    if name != "reference":
+        scale, shift, _ = _operation.on(name)(
             sums if sums.stride(2) == 1 else sums.contiguous(),
             power.contiguous(),
             None if codes is None else small(codes, accumulation_dtype(codes.dtype)),
@@ -91,7 +92,7 @@ def region_norm(
             height,
             width,
             eps,
-            sizes(valid),
+            sizes(valid, sums),
         )
         return scale, shift
     norm: dict[str, Any] = {"weight": weight, "bias": bias, "groups": groups, "eps": eps}
@@ -171,7 +172,7 @@ def _setup_context(ctx: Any, args: Arguments, results: Any) -> None:
 def _backward(ctx: Any, grad_scale: Tensor, grad_shift: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     sums, codes, weight, moments, valid = ctx.saved_tensors
     grad_scale, grad_shift = grad_scale.contiguous(), grad_shift.contiguous()
-    grad_sums, grad_power, grad_weight, grad_bias, *grad_codes = _gradient(
+    grad_sums, grad_power, grad_weight, grad_bias, *grad_codes = _gradient.on(ctx.backend)(
         grad_scale, grad_shift, sums, codes, weight, moments, ctx.grids, *ctx.options, valid
     )
     own = grad_codes[0] if grad_codes else None

@@ -64,8 +64,9 @@ def region_stats(
         raise ValueError(f"halo must be >= 0, got {halo}")
     if valid is not None:
         check_valid("valid", valid, x.shape[0], x.shape[2], x.shape[3])
-    if select(backend, x.device.type) != "reference":
-        results: tuple[Tensor, Tensor] = _operation(dense(x), cells, halo, sizes(valid))
+    name = select(backend, "region_stats", x)
+    if name != "reference":
+        results: tuple[Tensor, Tensor] = _operation.on(name)(dense(x), cells, halo, sizes(valid, x))
         return results
     if autocast(x):
         with without_autocast(x):
@@ -91,7 +92,8 @@ def _setup_context(ctx: Any, args: Arguments, _: Any) -> None:
 
 def _backward(ctx: Any, grad_sums: Tensor, grad_power: Tensor) -> tuple[Tensor | None, ...]:
     x, valid = ctx.saved_tensors
-    grad = _gradient(x, grad_sums.contiguous(), grad_power.contiguous(), ctx.grids, ctx.halo, valid)
+    gradient = _gradient.on(ctx.backend)
+    grad = gradient(x, grad_sums.contiguous(), grad_power.contiguous(), ctx.grids, ctx.halo, valid)
     return grad, None, None, None
 
 

@@ -1,5 +1,9 @@
 """Custom operations: schema, fake kernel, and one boundary of autograd for eager calls and for traces.
 
+Every operation is defined once per backend that has kernels, `torch.ops.zigzag.NAME` being the CPU's,
+`torch.ops.zigzag_triton.NAME` and `torch.ops.zigzag_cuda.NAME` the others': a compiled graph, a profile and a backward
+pass name the backend that they run on.
+
 `torch.library.register_autograd` does not see the tensors in a list with None among them, and costs two trips through
 the dispatcher. Here one `autograd.Function` stands behind both ways into an operation: called eagerly, an `Operation`
 applies it directly; a trace (or anyone who calls `torch.ops.zigzag`) meets it at the dispatcher's Autograd key.
@@ -8,6 +12,7 @@ applies it directly; a trace (or anyone who calls `torch.ops.zigzag`) meets it a
 # ruff: noqa: SLF001 - what torch.library itself is made of has no public name
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +20,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-LIBRARY: Any = torch.library.Library("zigzag", "DEF")  # type: ignore[no-untyped-call]
+NAMESPACES = {"cpu": "zigzag", "triton": "zigzag_triton", "cuda": "zigzag_cuda"}
+"""Where the operations of each backend stand in `torch.ops`."""
+
+_LIBRARIES: dict[str, Any] = {
+    backend: torch.library.Library(namespace, "DEF")  # type: ignore[no-untyped-call]
+    for backend, namespace in NAMESPACES.items()
+}
 # Kernels read strides, and what arrives has been made dense: a compiler must not lay tensors out anew.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
 
@@ -23,14 +34,14 @@ Arguments = tuple[Any, ...]
 
 
 class Operation:
-    """One operation of `torch.ops.zigzag`, differentiable once.
+    """One operation, differentiable once, on every backend that has kernels.
 
     Args:
-        schema: name, arguments and results. Kernels are registered elsewhere, per device.
+        schema: name, arguments and results. Kernels are registered elsewhere, per backend and device.
         fake: the shapes, dtypes and strides of the results, from the same arguments.
         setup_context: (ctx, arguments, results): saves what ``backward`` needs.
         backward: (ctx, *gradients of the results) to one entry per argument, a list for a list; without it the
-            gradient of the operation raises.
+            gradient of the operation raises. ``ctx.backend`` is the backend that the forward pass ran on.
     """
 
     def __init__(
@@ -40,14 +51,31 @@ class Operation:
         setup_context: Callable[[Any, Arguments, Any], None] | None = None,
         backward: Callable[..., Sequence[Any]] | None = None,
     ) -> None:
-        name = schema[: schema.index("(")]
-        LIBRARY.define(schema, tags=_TAGS)
-        LIBRARY.impl(name, self._at_autograd_key, "Autograd")
-        torch.library.register_fake(f"zigzag::{name}", fake, lib=LIBRARY)
-        self.name = name
-        self.call: Any = getattr(torch.ops.zigzag, name).default
+        self.name = schema[: schema.index("(")]
         self.setup_context = setup_context
         self.backward = backward
+        self.on_backend = {backend: BackendOperation(self, backend, schema, fake) for backend in NAMESPACES}
+
+    def on(self, backend: str) -> BackendOperation:
+        """The operation as this backend has it."""
+        return self.on_backend[backend]
+
+
+class BackendOperation:
+    """An `Operation` on one backend."""
+
+    def __init__(self, operation: Operation, backend: str, schema: str, fake: Callable[..., Any]) -> None:
+        name, library, namespace = operation.name, _LIBRARIES[backend], NAMESPACES[backend]
+        library.define(schema, tags=_TAGS)
+        library.impl(name, self._at_autograd_key, "Autograd")
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+        if backend == "triton":
+            library.impl(name, self._first_triton_call, "CUDA")
+        self.operation = operation
+        self.backend = backend
+        self.name = f"{namespace}::{name}"
+        self.packet: Any = getattr(getattr(torch.ops, namespace), name)
+        self.call: Any = self.packet.default
         arguments = self.call._schema.arguments
         self.tensors = [i for i, argument in enumerate(arguments) if "Tensor" in str(argument.type)]
         self.returns_list = schema.endswith("[]")
@@ -59,7 +87,7 @@ class Operation:
     def _at_autograd_key(self, *args: Any) -> Any:
         if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
             raise RuntimeError(
-                f"zigzag::{self.name} does not support forward-mode derivatives and torch.func: "
+                f"{self.name} does not support forward-mode derivatives and torch.func: "
                 "call the operation with backend='reference', which does"
             )
         if torch.is_grad_enabled():
@@ -85,22 +113,29 @@ class Operation:
                 flat.append(value)
         return flat
 
+    def _first_triton_call(self, *args: Any) -> Any:
+        """Imports the kernels, and with them Triton, when the first of them is called."""
+        name = self.operation.name
+        module = importlib.import_module(f"zigzag.kernels.{name.removesuffix('_backward')}")
+        return getattr(module, name)(*args)
+
 
 class _Boundary(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, operation: Operation, args: Arguments, *tensors: Tensor | None) -> Any:  # noqa: ARG004
+    def forward(ctx: Any, operation: BackendOperation, args: Arguments, *tensors: Tensor | None) -> Any:  # noqa: ARG004
         results = operation.below_autograd(args)
-        ctx.operation = operation
-        if operation.setup_context is not None:
-            operation.setup_context(ctx, args, results)
+        ctx.operation, ctx.backend = operation, operation.backend
+        if operation.operation.setup_context is not None:
+            operation.operation.setup_context(ctx, args, results)
         return tuple(results) if operation.returns_list else results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        operation: Operation = ctx.operation
-        if operation.backward is None:
+        operation: BackendOperation = ctx.operation
+        backward = operation.operation.backward
+        if backward is None:
             raise RuntimeError(
-                f"zigzag::{operation.name} has no derivative, so this second derivative does not exist: "
+                f"{operation.name} has no derivative, so this second derivative does not exist: "
                 "call the operation with backend='reference', which has all of them"
             )
-        return None, None, *operation.flatten(operation.backward(ctx, *grads))
+        return None, None, *operation.flatten(backward(ctx, *grads))
