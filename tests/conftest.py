@@ -43,7 +43,7 @@ class Backend:
 
     def __init__(self, backend):
         self.name = backend.name
-        for name in ("region_stats", "region_codes", "region_norm", "dense_pathway"):
+        for name in ("region_stats", "region_codes", "region_norm", "region_context", "dense_pathway"):
             operation = functools.partial(getattr(zigzag.ops, name), backend=backend.name)
             if backend.device == "cuda":
                 operation = functools.partial(on_gpu, operation)

@@ -216,11 +216,44 @@ def dense_pathway(**changes):
     return zigzag.ops.dense_pathway(**arguments | changes)
 
 
+def branches(dtype=torch.float32, kernels=(3, 3)):
+    return [
+        tuple(
+            value for side in (k, grid, grid) for value in (maps(4, 4, side, side, dtype=dtype), maps(4, dtype=dtype))
+        )
+        for k, grid in zip(kernels, (3, 5), strict=True)
+    ]
+
+
 def region_context(**changes):
-    return RegionContext(**{"channels": 4} | changes)
+    norm = (maps(4), maps(4), 2, 1e-5)
+    arguments = {"x": maps(2, 4, 6, 5), "branches": branches(), "grids": (3, 5), "norm": norm}
+    return zigzag.ops.region_context(**arguments | changes)
 
 
 CONTEXT = [
+    ({"x": INTEGERS}, TypeError, "x", "int64"),
+    ({"x": maps(4, 6, 5)}, ValueError, "x", "(4, 6, 5)"),
+    ({"x": maps(2, 4, 6, 5).double()}, TypeError, "branches", "float32"),
+    ({"branches": branches(torch.float64)}, TypeError, "branches", "float64"),
+    ({"branches": branches(kernels=(3, 1))}, ValueError, "branches", "[3, 1]"),
+    ({"branches": branches()[:1]}, ValueError, "branches", "1"),
+    ({"branches": maps(3)}, TypeError, "branches", "Tensor"),
+    ({"pool": "max"}, ValueError, "pool", "'max'"),
+    ({"norm": maps(4)}, TypeError, "norm", "Tensor"),
+    ({"norm": (maps(4), maps(4), 3, 1e-5)}, ValueError, "groups", "3"),
+    ({"norm": (maps(4), maps(5), 2, 1e-5)}, ValueError, "bias", "(5,)"),
+    *GRIDS,
+    *wrong_valid("valid"),
+    *BACKEND,
+]
+
+
+def context_module(**changes):
+    return RegionContext(**{"channels": 4} | changes)
+
+
+MODULE = [
     ({"channels": 0}, ValueError, "channels", "0"),
     ({"kernel_size": 2}, ValueError, "kernel_size", "2"),
     ({"pool": "max"}, ValueError, "pool", "'max'"),
@@ -289,6 +322,7 @@ TABLE = [
         (region_norm, NORM),
         (dense_pathway, PATHWAY),
         (region_context, CONTEXT),
+        (context_module, MODULE),
         (neck, NECK),
         (neck_forward, FORWARD),
     )
@@ -296,7 +330,7 @@ TABLE = [
 ]
 
 
-CALLS = [region_stats, region_codes, region_norm, dense_pathway, region_context, neck, neck_forward]
+CALLS = [region_stats, region_codes, region_norm, dense_pathway, region_context, context_module, neck, neck_forward]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -106,7 +106,7 @@ void dot_slab(const ProductArgs& args, int64_t o, int64_t first, int64_t last, A
 
 template <class A>
 void times_transposed(const ProductArgs& args, int64_t begin, int64_t end) {
-  const int64_t tasks = (args.o + kProductRows - 1) / kProductRows, next = args.next_bytes / sizeof(A);
+  const int64_t tasks = args.tasks, next = args.next_bytes / sizeof(A);
   const A* start = static_cast<const A*>(args.next);
   Ahead<A> ahead = {start + next * begin / tasks, start + next * end / tasks};
   for (int64_t task = begin; task < end; ++task) {

@@ -13,6 +13,7 @@ struct ProductArgs {
   const void* right = nullptr;
   void* out = nullptr;
   int64_t m = 0, o = 0, k = 0;
+  int64_t tasks = 0;
   bool f64 = false;
   // What is read next: times_transposed fetches some of it while it multiplies many rows, when memory has little to do.
   const void* next = nullptr;

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from zigzag.config import PRESETS, NeckConfig
 from zigzag.nn.levels import ImageSizes, check_maps, check_valid, valid_of
-from zigzag.nn.normalization import Affine, folded, statistics
-from zigzag.nn.region_context import RegionContext
-from zigzag.ops import dense_pathway
+from zigzag.nn.region_context import RegionContext, parts_of
+from zigzag.ops import dense_pathway, region_context
+from zigzag.ops.region_context import Affine
 
 Maps = TypeVar("Maps", bound=Sequence[Tensor] | Mapping[Any, Tensor])
 
@@ -49,8 +49,7 @@ class Fusion(nn.Module):
         mapped = self.conv(merged)
         if self.norm is None:
             return mapped, None
-        sums, power = statistics(mapped, (1,), 0, valid)
-        return mapped, folded(self.norm, mapped, sums, power, None, (1,), valid)
+        return mapped, region_context(mapped, norm=parts_of(self.norm), valid=valid)[1]
 
 
 class Step(nn.Module):
@@ -112,9 +111,7 @@ class Step(nn.Module):
         """What the levels after this one need of F (N, C, H, W); None where there are none."""
         if self.context is None:
             return None
-        codes, sums, power = self.context.encode(x, valid)
-        norm = self.context_norm
-        affine = None if norm is None else folded(norm, x, sums, power, codes, self.config.grids, valid)
+        codes, affine = self.context.encode(x, valid, self.context_norm)
         return Source(x, codes, affine, valid)
 
 

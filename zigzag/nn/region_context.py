@@ -6,9 +6,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from zigzag.nn.normalization import statistics, wide
-from zigzag.ops import dense_pathway, region_codes
+from zigzag.ops import dense_pathway, region_context
 from zigzag.ops.arguments import check_grids
+from zigzag.ops.region_context import Affine, Norm
 
 
 class Branch(nn.Module):
@@ -30,6 +30,11 @@ class Branch(nn.Module):
         """The weights and biases in the order that `zigzag.ops.region_codes` takes them."""
         layers = (self.conv, self.aggregate, self.distribute)
         return tuple(cast(Tensor, value) for layer in layers for value in (layer.weight, layer.bias))
+
+
+def parts_of(norm: nn.GroupNorm) -> Norm:
+    """A GroupNorm as `zigzag.ops.region_context` takes it."""
+    return norm.weight, norm.bias, norm.num_groups, norm.eps
 
 
 class RegionContext(nn.Module):
@@ -75,27 +80,25 @@ class RegionContext(nn.Module):
         self.pool = pool
         self.branches = nn.ModuleDict({str(grid): Branch(channels, grid, kernel_size) for grid in grids})
 
-    def encode(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The codes and the sums they come from.
+    def encode(
+        self, x: Tensor, valid: Tensor | None = None, norm: nn.GroupNorm | None = None
+    ) -> tuple[Tensor, Affine | None]:
+        """The codes, and a norm of R folded to scale and shift.
 
         Args:
             x: F (N, C, H, W).
             valid: (N, 2) integers, every image's own height and width in a padded batch.
+            norm: of R.
 
         Returns:
-            codes Q (N, sum K*K, C), and of F the plain sums over every cell (N, sum K*K, C) and the sums of squares
-            (N, C), both float32 or float64.
+            codes Q (N, sum K*K, C), and (scale, shift), (N, C) each, or None without ``norm``.
         """
         if x.shape[1:2] != (self.channels,):
             raise ValueError(f"x must have shape (N, {self.channels}, H, W), got {tuple(x.shape)}")
-        sums, power = statistics(x, self.grids, self.kernel_size // 2, valid)
         parts = [cast(Branch, branch).parts() for branch in self.branches.values()]
-        height, width = x.shape[2:]
-        codes = region_codes(
-            sums.to(wide(x.dtype)), parts, self.grids, height=height, width=width, pool=self.pool, valid=valid
-        )
-        taps = self.kernel_size**2
-        return codes, sums[:, taps // 2 :: taps], power  # the centre tap shifts nothing
+        folded = None if norm is None else parts_of(norm)
+        codes, affine = region_context(x, parts, self.grids, pool=self.pool, norm=folded, valid=valid)
+        return cast(Tensor, codes), affine
 
     def codes(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """The codes Q of every grid, (N, sum K*K, C) in the order grid, cell (row-major); arguments as `forward`."""

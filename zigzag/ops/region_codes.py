@@ -69,7 +69,7 @@ def region_codes(
     """
     check_tensor("sums", sums)
     cells = check_grids(grids)
-    _check_branches(sums, branches, cells)
+    _check_sums(sums, branches, cells)
     check_size("height", height)
     check_size("width", width)
     check_option("pool", pool, ("sum", "mean"))
@@ -77,10 +77,9 @@ def region_codes(
         check_valid("valid", valid, sums.shape[0], height, width)
     name = select(backend, "region_codes", sums)
     if name != "reference":
-        # Weights are read once, in the dtype they have: a cast for autocast would read them, write them and read again.
-        parameters = [dense(value) if value.ndim == 4 else value.contiguous() for one in branches for value in one]
+        parameters = flat_parameters(branches)
         options = height, width, pool == "mean", sizes(valid, sums)
-        codes: Tensor = _operation.on(name)(sums.contiguous(), parameters, cells, *options)[0]
+        codes: Tensor = operation.on(name)(sums.contiguous(), parameters, cells, *options)[0]
         return codes
     if autocast(sums):
         with without_autocast(sums):
@@ -88,18 +87,12 @@ def region_codes(
     return reference.region_codes(sums, branches, cells, height=height, width=width, pool=pool, valid=valid)
 
 
-def _check_branches(sums: Tensor, branches: Any, grids: list[int]) -> None:
-    """Six parameters for each grid, of shapes that fit each other and the sums."""
+def _check_sums(sums: Tensor, branches: Sequence[Sequence[Tensor]], grids: list[int]) -> None:
+    """Branches that fit each other and the sums."""
     if sums.ndim != 3 or sums.shape[2] < 1:
         raise ValueError(f"sums must have the shape (N, S, C) with C >= 1, got {tuple(sums.shape)}")
-    if not isinstance(branches, (list, tuple)):
-        raise TypeError(f"branches must be a list with one entry per grid, got {type(branches).__name__}")
-    if len(branches) != len(grids):
-        raise ValueError(f"branches must have one entry for each of {len(grids)} grids, got {len(branches)}")
-    rows = 0
-    for index, (branch, grid) in enumerate(zip(branches, grids, strict=True)):
-        kernel = _check_branch(f"branches[{index}]", branch, grid, sums, branches[0][0] if index else None)
-        rows += grid * grid * kernel * kernel
+    kernels = check_branches(branches, grids, sums.shape[2], sums.device)
+    rows = sum(grid * grid * kernel * kernel for grid, kernel in zip(grids, kernels, strict=True))
     if sums.shape[1] != rows:
         raise ValueError(f"sums must have {rows} rows for grids {grids} and these kernels, got {tuple(sums.shape)}")
     dtype = accumulation_dtype(branches[0][0].dtype)
@@ -107,18 +100,31 @@ def _check_branches(sums: Tensor, branches: Any, grids: list[int]) -> None:
         raise TypeError(f"sums must be {dtype} for branches in {branches[0][0].dtype}, got {sums.dtype}")
 
 
-def _check_branch(name: str, branch: Any, grid: int, sums: Tensor, first: Tensor | None) -> int:
+def check_branches(branches: Any, grids: list[int], channels: int, device: torch.device) -> list[int]:
+    """Six parameters for each grid, of one dtype and of shapes that fit; returns k of every region kernel."""
+    if not isinstance(branches, (list, tuple)):
+        raise TypeError(f"branches must be a list with one entry per grid, got {type(branches).__name__}")
+    if len(branches) != len(grids):
+        raise ValueError(f"branches must have one entry for each of {len(grids)} grids, got {len(branches)}")
+    kernels = []
+    for index, (branch, grid) in enumerate(zip(branches, grids, strict=True)):
+        first = branches[0][0] if index else None
+        kernels.append(_check_branch(f"branches[{index}]", branch, grid, channels, device, first))
+    return kernels
+
+
+def _check_branch(name: str, branch: Any, grid: int, channels: int, device: torch.device, first: Tensor | None) -> int:
     """The parameters of one grid, in the dtype of ``first``; returns k of the region kernel."""
     if not isinstance(branch, (list, tuple)):
         raise TypeError(f"{name} must be ({', '.join(PARTS)}), got {type(branch).__name__}")
     if len(branch) != len(PARTS):
         raise ValueError(f"{name} must be ({', '.join(PARTS)}), got {len(branch)} entries")
     for part, value in zip(PARTS, branch, strict=True):
-        check_tensor(f"{name}.{part}", value, sums.device)
+        check_tensor(f"{name}.{part}", value, device)
         first = value if first is None else first
         if value.dtype != first.dtype:
             raise TypeError(f"{name}.{part} must be {first.dtype}, as the first parameter, got {value.dtype}")
-    channels, conv = sums.shape[2], branch[0]
+    conv = branch[0]
     kernel: int = conv.shape[-1] if conv.ndim == 4 else 0
     if kernel % 2 == 0 or conv.shape != (channels, channels, kernel, kernel):
         expected = f"({channels}, {channels}, k, k) with k odd"
@@ -129,6 +135,14 @@ def _check_branch(name: str, branch: Any, grid: int, sums: Tensor, first: Tensor
         else:
             check_shape(f"{name}.{part}", value, (channels, channels, grid, grid), "(C, C, K, K)")
     return kernel
+
+
+def flat_parameters(branches: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The parameters of all grids as kernels take them.
+
+    Weights are read once, in the dtype they have: a cast for autocast would read them, write them and read again.
+    """
+    return [dense(value) if value.ndim == 4 else value.contiguous() for branch in branches for value in branch]
 
 
 # --- the custom operation ---------------------------------------------------------------------------------------------
@@ -165,7 +179,7 @@ _gradient = Operation(
     " SymInt height, SymInt width, bool mean, Tensor? valid) -> Tensor[]",
     _fake_backward,
 )
-_operation = Operation(
+operation = Operation(
     "region_codes(Tensor sums, Tensor[] parameters, int[] grids, SymInt height, SymInt width, bool mean, Tensor? valid)"
     " -> (Tensor, Tensor, Tensor)",
     _fake,
@@ -182,5 +196,5 @@ def _flops_backward(_grad: Any, sums: Any, parameters: Any, *args: Any, **_: Any
     return cost.region_codes(sums[0], sums[2], args[2], parameters[0][-1], backward=True).flops
 
 
-flops.register(_operation, _flops)
+flops.register(operation, _flops)
 flops.register(_gradient, _flops_backward)

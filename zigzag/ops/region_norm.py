@@ -74,14 +74,14 @@ def region_norm(
     """
     cells = check_grids(grids)
     _check_tables(sums, power, codes, cells)
-    _check_norm(sums, weight, bias, groups, eps)
+    check_norm(sums.shape[2], sums.device, weight, bias, groups, eps)
     check_size("height", height)
     check_size("width", width)
     if valid is not None:
         check_valid("valid", valid, sums.shape[0], height, width)
     name = select(backend, "region_norm", sums)
     if name != "reference":
-        scale, shift, _ = _operation.on(name)(
+        scale, shift, _ = operation.on(name)(
             sums if sums.stride(2) == 1 else sums.contiguous(),
             power.contiguous(),
             None if codes is None else small(codes, accumulation_dtype(codes.dtype)),
@@ -118,11 +118,10 @@ def _check_tables(sums: Any, power: Any, codes: Any, grids: list[int]) -> None:
         check_shape("codes", codes, (number, rows, channels), "(N, sum K*K, C)")
 
 
-def _check_norm(sums: Tensor, weight: Any, bias: Any, groups: Any, eps: Any) -> None:
+def check_norm(channels: int, device: torch.device, weight: Any, bias: Any, groups: Any, eps: Any) -> None:
     """The arguments of a GroupNorm."""
-    channels = sums.shape[2]
     for name, value in (("weight", weight), ("bias", bias)):
-        check_tensor(name, value, sums.device)
+        check_tensor(name, value, device)
         check_shape(name, value, (channels,), "(C,)")
     if bias.dtype != weight.dtype:
         raise TypeError(f"bias must be {weight.dtype}, as weight is, got {bias.dtype}")
@@ -184,7 +183,7 @@ _gradient = Operation(
     " Tensor moments, int[] grids, SymInt height, SymInt width, float eps, Tensor? valid) -> Tensor[]",
     _fake_backward,
 )
-_operation = Operation(
+operation = Operation(
     "region_norm(Tensor sums, Tensor power, Tensor? codes, Tensor weight, Tensor bias, int[] grids, int groups,"
     " SymInt height, SymInt width, float eps, Tensor? valid) -> (Tensor, Tensor, Tensor)",
     _fake,
@@ -201,5 +200,5 @@ def _flops_backward(_scale: Any, _shift: Any, sums: Any, codes: Any, *args: Any,
     return cost.region_norm(sums[0], sums[2], args[2], codes=codes is not None, backward=True).flops
 
 
-flops.register(_operation, _flops)
+flops.register(operation, _flops)
 flops.register(_gradient, _flops_backward)

@@ -66,7 +66,7 @@ def region_stats(
         check_valid("valid", valid, x.shape[0], x.shape[2], x.shape[3])
     name = select(backend, "region_stats", x)
     if name != "reference":
-        results: tuple[Tensor, Tensor] = _operation.on(name)(dense(x), cells, halo, sizes(valid, x))
+        results: tuple[Tensor, Tensor] = operation.on(name)(dense(x), cells, halo, sizes(valid, x))
         return results
     if autocast(x):
         with without_autocast(x):
@@ -102,7 +102,7 @@ _gradient = Operation(
     " -> Tensor",
     _fake_backward,
 )
-_operation = Operation(
+operation = Operation(
     "region_stats(Tensor x, int[] grids, int halo, Tensor? valid) -> (Tensor, Tensor)",
     _fake,
     _setup_context,
@@ -118,5 +118,5 @@ def _flops_backward(x: Any, _sums: Any, _power: Any, grids: list[int], halo: int
     return cost.region_stats(x, grids, halo, backward=True).flops
 
 
-flops.register(_operation, _flops)
+flops.register(operation, _flops)
 flops.register(_gradient, _flops_backward)

@@ -85,7 +85,7 @@ class BackendOperation:
         return self.call(*args) if torch.compiler.is_compiling() else self._at_autograd_key(*args)
 
     def _at_autograd_key(self, *args: Any) -> Any:
-        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        if transforms_active():
             raise RuntimeError(
                 f"{self.name} does not support forward-mode derivatives and torch.func: "
                 "call the operation with backend='reference', which does"
@@ -118,6 +118,40 @@ class BackendOperation:
         name = self.operation.name
         module = importlib.import_module(f"zigzag.kernels.{name.removesuffix('_backward')}")
         return getattr(module, name)(*args)
+
+
+def transforms_active() -> bool:
+    """Whether torch.func or forward-mode derivatives are at work, which see no `torch.autograd.Function`."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+class Record:
+    """One call among several behind one boundary of autograd: the ctx of its `setup_context` and `backward`.
+
+    Attributes:
+        backend: that the call ran on.
+        saved_tensors: what the backward pass needs; the boundary hands them to autograd and sets them again.
+    """
+
+    def __init__(self, operation: BackendOperation, args: Arguments, results: Any) -> None:
+        self.backend = operation.backend
+        self.saved_tensors: tuple[Tensor | None, ...] = ()
+        setup_context, backward = operation.operation.setup_context, operation.operation.backward
+        if setup_context is None or backward is None:
+            raise RuntimeError(f"{operation.name} has no derivative to be recorded")
+        self._backward = backward
+        setup_context(self, args, results)
+
+    def gradient(self, *grads: Tensor | None) -> Sequence[Any]:
+        """What `Operation.backward` returns: one entry per argument, a list for a list."""
+        return self._backward(self, *grads)
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """As autograd's ctx has it."""
+        self.saved_tensors = tensors
+
+    def mark_non_differentiable(self, *_: Tensor) -> None:
+        """Nothing: the boundary returns no such result."""
 
 
 class _Boundary(torch.autograd.Function):
