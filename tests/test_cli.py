@@ -37,7 +37,9 @@ def small(monkeypatch):
     from zigzag.bench import ceilings, runner, sweep, timing
 
     monkeypatch.setattr(runner, "_WARM_UP", 0.0)
-    monkeypatch.setattr(runner, "plan", lambda estimates, seconds: timing.plan(estimates, seconds, least=1, most=2))
+    monkeypatch.setattr(
+        runner, "plan", lambda estimates, seconds, **_: timing.plan(estimates, seconds, least=1, most=2)
+    )
     original = zigzag.nn.ZigZagNeck
     monkeypatch.setattr(
         zigzag.nn, "ZigZagNeck", lambda channels, **fields: original(channels, 8, norm_groups=4, **fields)

@@ -61,17 +61,24 @@ def measure(
         tell: says what is going on.
     """
     rows = []
-    for direction in directions:
-        what = f"{case.name}{f' {case.kernel}x{case.kernel}' if case.kernel else ''}, {direction}"
-        tell(f"{what}: checking against float64")
-        with case.checking(direction):
-            checks = check(case, direction, case.exact(direction))
-        tell(f"{what}: timing")
-        samples = time_sides(case, direction, checks, case.seconds[direction] / (4 if settings.quick else 1))
+    name = f"{case.name}{f' {case.kernel}x{case.kernel}' if case.kernel else ''}"
+    tell(f"{name}: checking against float64")
+    checked = check_directions(case, directions)
+    for direction, checks in checked.items():
+        tell(f"{name}, {direction}: timing")
+        samples = time_sides(case, direction, checks, quick=settings.quick)
         context = _Context(case, direction, samples, ceilings.least_seconds(case.costs[direction]), settings, size)
         checks[FLOOR] = Check()
         rows += [context.row(side, checks[side]) for side in SIDES if side in checks]
     return rows
+
+
+def check_directions(case: Case, directions: Sequence[Direction]) -> dict[Direction, dict[str, Check]]:
+    """`check` for every direction, against the float64 results of the last: those of a backward pass hold both."""
+    last = directions[-1]
+    with case.checking(last):
+        exact = case.exact(last)
+        return {direction: check(case, direction, exact) for direction in directions}
 
 
 def check(case: Case, direction: Direction, exact: Results) -> dict[str, Check]:
@@ -108,7 +115,7 @@ def _verdict(check: Check, stock: Mapping[str, GroupError]) -> Verdict | None:
     return judge(check.errors, stock)
 
 
-def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], seconds: float) -> dict[str, Samples]:
+def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], *, quick: bool) -> dict[str, Samples]:
     """Interleaved samples of the floor and of every side whose result is right."""
     sides: dict[str, Callable[[], object]] = {FLOOR: case.floors[direction]}
     for side, check in checks.items():
@@ -118,7 +125,9 @@ def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], se
     for side, run in sides.items():
         first = checks[side].seconds if side in checks else 0.0
         estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP)
-    return interleave(sides, plan(estimates, seconds), limit=2 * seconds)
+    seconds = case.seconds[direction] / (4 if quick else 1)
+    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if quick else 5)
+    return interleave(sides, schedule, limit=2 * schedule.seconds(estimates))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,8 +23,6 @@ Clock = Callable[[], float]
 _STABLE = 0.1
 """Warm-up ends when two runs in a row differ by less than this share."""
 _MOST_WARM_UPS = 20
-_LONG = 3.0
-"""Seconds from which one run of a side may be enough."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -126,17 +124,23 @@ class Plan:
         return sum(estimates[name] * -(-self.rounds // stride) for name, stride in self.strides.items())
 
 
-def plan(estimates: Mapping[str, float], budget: float, least: int = 2, most: int = 60) -> Plan:
+def plan(
+    estimates: Mapping[str, float],
+    budget: float,
+    closely: Collection[str] | None = None,
+    least: int = 2,
+    most: int = 60,
+) -> Plan:
     """Share ``budget`` seconds between sides that take ``estimates`` seconds a run.
 
-    Every side gets an equal share of the time, within ``least`` and ``most`` runs; one run of several seconds may be
-    enough. A slow side skips rounds; strides are powers of two, so that any two sides meet in every round of the larger
-    stride.
+    Every side gets an equal share of the time, from one run to ``most``; those to be compared ``closely`` (None: all)
+    get ``least`` runs whatever they take. A slow side skips rounds; strides are powers of two, so that any two sides
+    meet in every round of the larger stride.
     """
     share = budget / len(estimates)
     wanted = {}
     for name, seconds in estimates.items():
-        fewest = 1 if seconds >= _LONG else least
+        fewest = least if closely is None or name in closely else 1
         wanted[name] = min(most, max(fewest, int(share / max(seconds, 1e-9))))
     rounds = max(wanted.values())
     strides = {}
