@@ -238,7 +238,14 @@ def neck(
 
     ``laterals`` adds the lateral convolutions in front. ``backward`` gives the backward pass alone; add both for a
     training step.
+
+    Raises:
+        ValueError: the neck is not the whole ZigZag neck with RCE, but one of the paper's comparisons.
     """
+    if config.context != "rce" or not (config.dense and config.exchange and config.fusion and config.bottom_up):
+        raise ValueError(
+            "config must have context='rce', dense, exchange, fusion and bottom_up: no other cost is known"
+        )
     walk = _Walk(config, sizes, batch, itemsize, backward=backward)
     levels = range(len(sizes))
     for level in levels if laterals else ():
