@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zigzag.data.classes import CAMVID, CAMVID_COLOURS, CONTEXT, VOC, VOID, voc_colour
+from zigzag.data.classes import CAMVID, CAMVID_COLOURS, CONTEXT, SHAPES, VOC, VOID, Colour, voc_colour
 from zigzag.data.coco import CocoAsVoc
 from zigzag.data.shapes import Shapes
 from zigzag.data.source import DataError, MaskFiles, Pair, Source
@@ -24,8 +24,7 @@ def open_source(dataset: str, root: str | None, split: str, classes: Sequence[st
         DataError: there is no such folder or list.
         ValueError: an unknown data set.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"data.dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
+    classes_of(dataset, classes)
     if dataset == "shapes":
         return Shapes(split)
     if root is None:
@@ -38,12 +37,40 @@ def open_source(dataset: str, root: str | None, split: str, classes: Sequence[st
     return _LAYOUTS[dataset](folder, split)
 
 
+def classes_of(dataset: str, classes: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+    """Names and colours of a data set's classes, by label; no file is read.
+
+    Args:
+        dataset: one of `DATASETS`.
+        classes: names of a folder's classes.
+
+    Raises:
+        DataError: a folder without names.
+        ValueError: an unknown data set.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"data.dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
+    if dataset == "folder" and not classes:
+        raise DataError("data.class_names must name the classes of a folder, in the order of their labels, got none")
+    colours = [voc_colour(label) for label in range(256)]
+    names: dict[str, Sequence[str]] = {
+        "shapes": SHAPES,
+        "camvid": CAMVID,
+        "context59": CONTEXT,
+        "context60": ("background", *CONTEXT),
+        "folder": classes,
+    }
+    own = tuple(names.get(dataset, VOC))
+    start = 1 if dataset == "context59" else 0
+    return own, tuple(CAMVID_COLOURS if dataset == "camvid" else colours[start : start + len(own)])
+
+
 def _voc(root: Path, split: str) -> Source:
     """VOC's layout; the augmented masks (Hariharan et al., 2011) where the list is "trainaug" or "train_aug"."""
     masks = root / ("SegmentationClassAug" if split.replace("_", "") == "trainaug" else "SegmentationClass")
     names = _names(root / "ImageSets" / "Segmentation" / f"{split}.txt")
     pairs = [Pair(root / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png") for name in names]
-    return MaskFiles(pairs, VOC, _voc_colours(len(VOC)))
+    return MaskFiles(pairs, *classes_of("voc"))
 
 
 def _context(root: Path, split: str, *, background: bool) -> Source:
@@ -53,26 +80,24 @@ def _context(root: Path, split: str, *, background: bool) -> Source:
         Pair(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClassContext" / f"{name}.png") for name in names
     ]
     if background:
-        return MaskFiles(pairs, ["background", *CONTEXT], _voc_colours(60))
-    return MaskFiles(pairs, CONTEXT, _voc_colours(60)[1:], offset=1)
+        return MaskFiles(pairs, *classes_of("context60"))
+    return MaskFiles(pairs, *classes_of("context59"), offset=1)
 
 
 def _camvid(root: Path, split: str) -> Source:
     """SegNet's layout of CamVid: SPLIT.txt, SPLIT/ and SPLITannot/, 11 classes, 11 for void."""
     names = _names(root / f"{split}.txt")
     pairs = [Pair(_image(root / split, name), root / f"{split}annot" / f"{name}.png") for name in names]
-    return MaskFiles(pairs, CAMVID, CAMVID_COLOURS, void=(len(CAMVID), VOID))
+    return MaskFiles(pairs, *classes_of("camvid"), void=(len(CAMVID), VOID))
 
 
 def _coco(root: Path, split: str) -> Source:
     """COCO's own layout: annotations/instances_SPLIT.json and SPLIT/."""
-    return CocoAsVoc(root / split, root / "annotations" / f"instances_{split}.json", VOC, _voc_colours(len(VOC)))
+    return CocoAsVoc(root / split, root / "annotations" / f"instances_{split}.json", *classes_of("coco"))
 
 
 def _folder(root: Path, split: str, classes: Sequence[str]) -> Source:
     """images/SPLIT/NAME.jpg (or .png) beside masks/SPLIT/NAME.png, whose values are labels, 255 for void."""
-    if not classes:
-        raise DataError("data.classes must name the classes of a folder, in the order of their labels, got none")
     images, masks = root / "images" / split, root / "masks" / split
     for folder in (images, masks):
         if not folder.is_dir():
@@ -81,7 +106,7 @@ def _folder(root: Path, split: str, classes: Sequence[str]) -> Source:
     stray = sorted({path.stem for path in masks.glob("*.png")} - {path.stem for path in files})
     if stray:
         raise DataError(f"{masks / stray[0]}.png: there is no image of that name in {images}")
-    return MaskFiles([Pair(path, masks / f"{path.stem}.png") for path in files], classes, _voc_colours(len(classes)))
+    return MaskFiles([Pair(path, masks / f"{path.stem}.png") for path in files], *classes_of("folder", classes))
 
 
 _LAYOUTS: dict[str, Callable[[Path, str], Source]] = {
@@ -104,7 +129,3 @@ def _names(path: Path) -> list[str]:
 def _image(folder: Path, name: str) -> Path:
     candidates = [folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
     return next((path for path in candidates if path.is_file()), candidates[0])
-
-
-def _voc_colours(classes: int) -> list[tuple[int, int, int]]:
-    return [voc_colour(label) for label in range(classes)]
