@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -133,9 +134,9 @@ def prepared(words: Sequence[str]) -> list[str]:
             options[place + 1] = str(_config(options[place + 1]))
         if word.startswith("-"):
             given[word] = options[place + 1]
-    own = []
+    own = ["--verbose=false"] if command == "test" else []  # it prints a table of its own
     if not given.keys() & {"--config", "-c"} and "--ckpt_path" in given:
-        own = ["--config", str(_config_of(Path(given["--ckpt_path"])))]
+        own += ["--config", str(_config_of(Path(given["--ckpt_path"])))]
     images = [f"--data.images={json.dumps(photographs)}"] if photographs else []
     return [command, *own, *options, *images]
 
@@ -164,5 +165,8 @@ def _config_of(checkpoint: Path) -> Path:
 
 def _quiet() -> None:
     """Leave out what says nothing of the run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda line: "litlogger" not in line.getMessage()
+    )
     for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*litlogger.*"):
         warnings.filterwarnings("ignore", message=text)
