@@ -349,14 +349,17 @@ def image_neck(bases, parameters, config):
         for direction, order in sweeps:
             exchanged = config.exchange and config.bottom_up and previous is not None
             entries = [x + y for x, y in zip(current, previous, strict=True)] if exchanged else current
+            if direction == "up" and t == config.stages - 1:
+                entries, order = entries[: config.given], order[: config.given]
             if t > 0 and config.fusion:
-                names = [f"stages.{t}.{direction}.{i}.fusion" for i in levels]
+                names = [f"stages.{t}.{direction}.{i}.fusion" for i in sorted(order)]
                 entries = [fused(x, parameters, name, config) for x, name in zip(entries, names, strict=True)]
             first = t == 0 and direction == "down"
             swept = image_sweep(entries, order, f"stages.{t}.{direction}", parameters, config)
             previous, current = None if first else current, swept
     if config.exchange and config.bottom_up:
-        current = [x + y for x, y in zip(current, previous, strict=True)]
+        current = [x + y for x, y in zip(current, previous, strict=False)]
+    current = current[: config.given]
     return [fused(x, parameters, f"output.{i}", config) for i, x in enumerate(current)] if config.fusion else current
 
 
@@ -366,7 +369,7 @@ def neck(features, parameters, config, *, valid=None, laterals=True):
     parameters = {name: np.asarray(value) for name, value in parameters.items()}
     number = len(features[0])
     channels = config.out_channels
-    outs = [np.zeros((number, channels, *feature.shape[2:]), dtype=REAL) for feature in features]
+    outs = [np.zeros((number, channels, *feature.shape[2:]), dtype=REAL) for feature in features[: config.given]]
     for n in range(number):
         sizes = [sizes_of(entry(valid, i), number, *feature.shape[2:])[n] for i, feature in enumerate(features)]
         levels = [feature[n, :, :h, :w] for feature, (h, w) in zip(features, sizes, strict=True)]
@@ -376,6 +379,6 @@ def neck(features, parameters, config, *, valid=None, laterals=True):
                 convolution(level, parameters[weight], parameters[bias])
                 for level, (weight, bias) in zip(levels, names, strict=True)
             ]
-        for out, level, (h, w) in zip(outs, image_neck(levels, parameters, config), sizes, strict=True):
+        for out, level, (h, w) in zip(outs, image_neck(levels, parameters, config), sizes, strict=False):
             out[n, :, :h, :w] = level
     return outs

@@ -35,6 +35,7 @@ class NeckConfig:
         exchange: a fusion reads F^d + F^u (Eqs. 2, 4); else only the sweep before it, F^d or F^u.
         fusion: there are fusion convolutions; without them P = F^d + F^u.
         bottom_up: every stage has a sweep up; else stages are sweeps down alone.
+        outputs: how many levels, the finest, the neck gives; what only others would need is left out. None for all.
 
     Raises:
         TypeError: a field has a wrong type; the message names it.
@@ -60,6 +61,7 @@ class NeckConfig:
     exchange: bool = True
     fusion: bool = True
     bottom_up: bool = True
+    outputs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "grids", "strides"):
@@ -82,6 +84,8 @@ class NeckConfig:
         for name in ("fusion_norm", "context_norm", "dense", "exchange", "fusion", "bottom_up"):
             value = getattr(self, name)
             _require(isinstance(value, bool), name, value, "True or False", TypeError)
+        count = self.outputs is None or (type(self.outputs) is int and 1 <= self.outputs <= self.levels)
+        _require(count, "outputs", self.outputs, f"an integer from 1 to {self.levels}, or None")
         number = self.gain is None or (isinstance(self.gain, float | int) and not isinstance(self.gain, bool))
         _require(number, "gain", self.gain, "a number or None", TypeError)
         for name, allowed in _ALLOWED.items():
@@ -95,6 +99,11 @@ class NeckConfig:
     def levels(self) -> int:
         """L, the number of levels."""
         return len(self.in_channels)
+
+    @property
+    def given(self) -> int:
+        """How many levels the neck gives, `outputs` or all."""
+        return self.levels if self.outputs is None else self.outputs
 
 
 _ALLOWED: dict[str, tuple[object, ...]] = {

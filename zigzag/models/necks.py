@@ -66,27 +66,35 @@ class EagerNeck(ZigZagNeck):
 
 
 class PlainFPN(nn.Module):
-    """A feature pyramid network (Lin et al., CVPR 2017): laterals, nearest upsampling, sums, a 3x3 convolution each."""
+    """A feature pyramid network (Lin et al., CVPR 2017): laterals, nearest upsampling, sums, a 3x3 convolution each.
 
-    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+    Args:
+        in_channels: of the backbone's maps, finest first.
+        channels: of every map.
+        outputs: how many of the maps, the finest, are given.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int, outputs: int) -> None:
         super().__init__()
+        self.outputs = outputs
         self.body = FeaturePyramidNetwork(list(in_channels), channels)
+        self.body.layer_blocks[outputs:].requires_grad_(requires_grad=False)  # nobody reads them
 
     def forward(self, features: Sequence[Tensor], image_sizes: Any = None) -> list[Tensor]:
         """Maps (N, channels, H_i, W_i), finest first; padded batches are not told apart."""
         if image_sizes is not None:
             raise ValueError(f"image_sizes must be None for a plain FPN, got {image_sizes!r}")
         named = OrderedDict((str(i), x) for i, x in enumerate(features))
-        return list(self.body(named).values())
+        return list(self.body(named).values())[: self.outputs]
 
 
-def build_neck(options: NeckOptions, in_channels: Sequence[int]) -> nn.Module:
-    """The neck of ``options`` on maps of ``in_channels``.
+def build_neck(options: NeckOptions, in_channels: Sequence[int], outputs: int | None = None) -> nn.Module:
+    """The neck of ``options`` on maps of ``in_channels``, giving its ``outputs`` finest maps, or all.
 
     Raises:
         TypeError, ValueError: a field has a value that is not allowed; the message names it.
     """
     if options.kind == "fpn":
-        return PlainFPN(in_channels, options.channels)
+        return PlainFPN(in_channels, options.channels, outputs or len(in_channels))
     build = ZigZagNeck if options.kind == "zigzag" else EagerNeck
-    return build(in_channels, options.channels, preset=options.preset, **options.fields())
+    return build(in_channels, options.channels, preset=options.preset, outputs=outputs, **options.fields())

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
 from zigzag.models.backbones import Backbone, BackboneConfig, build_backbone
 from zigzag.models.heads import SegmentationHead
 from zigzag.models.necks import NeckOptions, build_neck
+from zigzag.ops import dense_pathway
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,13 @@ class NetworkConfig:
     Attributes:
         backbone: what gives res2..res5.
         neck: what fuses them.
+        reads: what the head reads: "finest", P^1; or "all", the sum of all P^i resized to P^1's size. With one stage,
+            P^1 knows nothing of the sweep up, so that comparing the schemes of Figure 1 needs "all".
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     neck: NeckOptions = field(default_factory=NeckOptions)
+    reads: Literal["finest", "all"] = "finest"
 
 
 class SemanticSegmenter(nn.Module):
@@ -38,7 +42,7 @@ class SemanticSegmenter(nn.Module):
     def __init__(self, config: NetworkConfig, classes: int) -> None:
         super().__init__()
         self.backbone: Backbone = build_backbone(config.backbone)
-        self.neck = build_neck(config.neck, self.backbone.channels)
+        self.neck = build_neck(config.neck, self.backbone.channels, 1 if config.reads == "finest" else None)
         self.head = SegmentationHead(config.neck.channels, classes)
 
     def forward(self, images: Tensor, image_sizes: Any = None) -> Tensor:
@@ -49,7 +53,10 @@ class SemanticSegmenter(nn.Module):
             image_sizes: (N, 2) integers, every image's own height and width in a padded batch, or None.
         """
         maps = self.neck(self.backbone(images), image_sizes)
-        return cast(Tensor, self.head(maps[0], (images.shape[2], images.shape[3])))
+        finest, *coarser = maps
+        if coarser:
+            finest = dense_pathway(finest, coarser, combine="sum")
+        return cast(Tensor, self.head(finest, (images.shape[2], images.shape[3])))
 
     def new_parameters(self) -> Iterator[nn.Parameter]:
         """Those that no ImageNet weights exist for: the neck's and the head's."""

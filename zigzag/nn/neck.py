@@ -129,14 +129,15 @@ class Stage(nn.Module):
 
     Attributes:
         down: one Step for every level, finest first.
-        up: likewise; None where the neck has no sweeps up.
+        up: likewise, in the last stage for the levels alone that the neck gives; None where it has no sweeps up.
     """
 
-    def __init__(self, config: NeckConfig, *, fused: bool) -> None:
+    def __init__(self, config: NeckConfig, *, fused: bool, last: bool) -> None:
         super().__init__()
-        levels, last = range(config.levels), config.levels - 1
-        self.down = nn.ModuleList(Step(config, fused=fused, has_sources=i < last, is_source=i > 0) for i in levels)
-        up = (Step(config, fused=fused, has_sources=i > 0, is_source=i < last) for i in levels)
+        levels, top = range(config.levels), config.levels - 1
+        self.down = nn.ModuleList(Step(config, fused=fused, has_sources=i < top, is_source=i > 0) for i in levels)
+        risen = config.given if last else config.levels
+        up = (Step(config, fused=fused, has_sources=i > 0, is_source=i < risen - 1) for i in range(risen))
         self.up = nn.ModuleList(up) if config.bottom_up else None
 
 
@@ -207,8 +208,10 @@ class ZigZagNeck(nn.Module):
         size = config.lateral_kernel_size
         self.config = config
         self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, size, padding=size // 2) for c in config.in_channels)
-        self.stages = nn.ModuleList(Stage(config, fused=t > 0 and config.fusion) for t in range(stages))
-        self.output = nn.ModuleList(Fusion(config) for _ in config.in_channels) if config.fusion else None
+        self.stages = nn.ModuleList(
+            Stage(config, fused=t > 0 and config.fusion, last=t == stages - 1) for t in range(stages)
+        )
+        self.output = nn.ModuleList(Fusion(config) for _ in range(config.given)) if config.fusion else None
 
     def forward(
         self, features: Maps, image_sizes: ImageSizes | None = None, valid: Sequence[Tensor] | None = None
@@ -222,7 +225,8 @@ class ZigZagNeck(nn.Module):
             valid: in the place of ``image_sizes``, per level (N, 2) integers.
 
         Returns:
-            Maps (N, out_channels, H_i, W_i), 0 outside the images; a list, tuple or dict (with its keys), as given.
+            Maps (N, out_channels, H_i, W_i), config.outputs of them, 0 outside the images; a list, tuple or dict (with
+            its keys), as given.
 
         Raises:
             TypeError: ``features`` are no such container, or dtypes.
@@ -278,11 +282,11 @@ class ZigZagNeck(nn.Module):
             down, merged = sweep(stage.down, reversed(finest_first), merged, other, sizes, dense=dense)  # Eqs. 1, 2
             if stage.up is not None:
                 other = down if self.config.exchange else nothing
-                up, merged = sweep(stage.up, finest_first, merged, other, sizes, dense=dense)  # Eqs. 3, 4
+                up, merged = sweep(stage.up, range(len(stage.up)), merged, other, sizes, dense=dense)  # Eqs. 3, 4
         if self.output is None:
-            return list(merged)
+            return list(merged[: self.config.given])
         outputs = []
-        for fusion, x, own in zip(self.output, merged, sizes, strict=True):
+        for fusion, x, own in zip(self.output, merged, sizes, strict=False):  # the finest that there are
             mapped, affine = fusion(x, own)
             output = dense_pathway(mapped, [], base_affine=affine, base_relu=True, valid=own)
             outputs.append(cast(Tensor, output))
@@ -294,7 +298,7 @@ def _as_given(features: Maps, results: list[Tensor]) -> Maps:
     container: Any = results
     if isinstance(features, Mapping):
         kind: Any = OrderedDict if isinstance(features, OrderedDict) else dict
-        container = kind(zip(features, results, strict=True))
+        container = kind(zip(features, results, strict=False))
     elif isinstance(features, tuple):
         container = tuple(results)
     return cast(Maps, container)

@@ -62,7 +62,7 @@ def fuse(
         valid: per level (N, 2) integers, every image's own height and width.
 
     Returns:
-        The maps P^i_{T+1} (N, C, H_i, W_i), finest first; 0 outside ``valid``.
+        The maps P^i_{T+1} (N, C, H_i, W_i), finest first, config.outputs of them; 0 outside ``valid``.
     """
     if valid is not None and bases[0].shape[0] > 0:
         return _image_by_image(fuse, bases, parameters, config, valid)
@@ -73,10 +73,11 @@ def fuse(
         down = _sweep(entry, range(config.levels - 1, -1, -1), f"stages.{t}.down", parameters, config)  # Eq. 1
         merged = _merged(down, up, config)
         if config.bottom_up:
-            entry = merged if t == 0 else _fusions(merged, f"stages.{t}.up", parameters, config)  # Eq. 4
-            up = _sweep(entry, range(config.levels), f"stages.{t}.up", parameters, config)  # Eq. 3
+            risen = config.given if t == config.stages - 1 else config.levels
+            entry = merged if t == 0 else _fusions(merged[:risen], f"stages.{t}.up", parameters, config)  # Eq. 4
+            up = _sweep(entry[:risen], range(risen), f"stages.{t}.up", parameters, config)  # Eq. 3
             merged = _merged(up, down, config)
-    return _fusions(merged, "output", parameters, config, suffix="")
+    return _fusions(merged[: config.given], "output", parameters, config, suffix="")
 
 
 def region_context(
@@ -141,7 +142,7 @@ def _merged(latest: Sequence[Tensor], other: Sequence[Tensor] | None, config: Ne
     """F^{i,d} + F^{i,u} for all levels; the latest alone where there is no other, or nothing is exchanged."""
     if other is None or not config.exchange:
         return list(latest)
-    return [x + y for x, y in zip(latest, other, strict=True)]
+    return [x + y for x, y in zip(latest, other, strict=False)]  # the last sweep up may stop early
 
 
 def _fusions(
@@ -180,7 +181,8 @@ def _image_by_image(
     """A neck on every image of a padded batch alone, put back into a batch that is 0 outside the images."""
     images = zip(*(crop_images(level, own) for level, own in zip(maps, valid, strict=True)), strict=True)
     results = [neck(image, parameters, config) for image in images]
-    return [pad_images(level, *whole.shape[2:]) for whole, level in zip(maps, zip(*results, strict=True), strict=True)]
+    levels = zip(maps, zip(*results, strict=True), strict=False)  # the finest that the neck gives
+    return [pad_images(level, *whole.shape[2:]) for whole, level in levels]
 
 
 def _pair(parameters: Parameters, name: str) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,7 @@ def run(
     for seed in seeds:
         for name, options in variants.items():
             folder = out / chosen / slug(name) / f"seed{seed}"
-            words = ["--config", config, *overrides, *_words(options, seed, folder)]
+            words = ["--config", config, *overrides, *_words(variants, options, seed, folder)]
             try:
                 results[name].append(_miou(folder, words))
                 runs[name].append(folder)
@@ -116,8 +116,10 @@ def run(
     return results, failures
 
 
-def _words(options: Options, seed: int, folder: Path) -> list[str]:
+def _words(variants: Mapping[str, Options], options: Options, seed: int, folder: Path) -> list[str]:
     fields = [f"--model.network.neck.{name}={str(value).lower()}" for name, value in options.items()]
+    if any("scheme" in other for other in variants.values()):
+        fields.append("--model.network.reads=all")  # with one stage, P^1 knows nothing of the sweep up
     return [*fields, f"--seed_everything={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"]
 
 

@@ -25,9 +25,10 @@ def painted(labels: Pixels, colours: Sequence[Colour]) -> Pixels:
 
 
 def overlay(image: Pixels, labels: Pixels, colours: Sequence[Colour]) -> Pixels:
-    """An image (H, W, 3) under its labels' colours, with a line between regions; void is left as it is."""
+    """An image (H, W, 3) under its labels' colours, a line between regions; void and what is black stay as they are."""
     mixed = (1 - _STRENGTH) * image + _STRENGTH * painted(labels, colours)
-    result = np.where((labels == VOID)[..., None], image, mixed.round().astype(np.uint8))
+    plain = (labels == VOID) | np.isin(labels, np.flatnonzero(~np.any(colours, axis=1)))
+    result = np.where(plain[..., None], image, mixed.round().astype(np.uint8))
     border = np.zeros(labels.shape, bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]
