@@ -60,10 +60,14 @@ def random_parameters(config, dtype=torch.float32):
             generator, f"lateral.{i}", config.out_channels, channels, config.lateral_kernel_size
         )
         for t in range(config.stages):
-            for direction, source, sources in (("down", i > 0, i < levels - 1), ("up", i < levels - 1, i > 0)):
-                name = f"stages.{t}.{direction}.{i}"
-                found |= step_parameters(generator, name, config, first=t == 0, has_sources=sources, is_source=source)
-        found |= fusion_parameters(generator, f"output.{i}", config)
+            sweeps = [("down", i > 0, i < levels - 1), ("up", i < levels - 1, i > 0)]
+            if t == config.stages - 1:
+                sweeps[1:] = [("up", i < config.given - 1, i > 0)] * (i < config.given)
+            for direction, source, sources in sweeps[: 1 + config.bottom_up]:
+                name, first = f"stages.{t}.{direction}.{i}", t == 0 or not config.fusion
+                found |= step_parameters(generator, name, config, first=first, has_sources=sources, is_source=source)
+        if config.fusion and i < config.given:
+            found |= fusion_parameters(generator, f"output.{i}", config)
     for name, value in found.items():
         if dtype.itemsize == 2 and name.endswith("aggregate.bias"):
             away_from_zero(value, 32)
@@ -122,6 +126,11 @@ def neck_cases():
     yield NeckCase("four-levels", config_of("stable", 4, stages=2), ((9, 7), (5, 4), (3, 2), (2, 1)), padded=True)
     yield NeckCase("paper", config_of("paper", 2, stages=1), SIZES[:2], dtype=torch.float64)
     yield NeckCase("paper-tame", config_of("paper", **TAME), SIZES, padded=True)
+    yield NeckCase("top-down", config_of("stable", stages=2, bottom_up=False, dense=False), SIZES, padded=True)
+    yield NeckCase("successive", config_of("stable", stages=2, exchange=False), SIZES)
+    yield NeckCase("finest", config_of("stable", stages=2, outputs=1), SIZES, padded=True)
+    yield NeckCase("two-finest", config_of("stable", stages=2, outputs=2, exchange=False), SIZES)
+    yield NeckCase("no-fusion", config_of("stable", stages=2, fusion=False), SIZES)
     yield NeckCase("context-norm-alone", config_of("paper", **{**TAME, "context_norm": True}), SIZES)
     yield NeckCase("fusion-norm-alone", config_of("paper", **{**TAME, "fusion_norm": True}), SIZES)
 
@@ -152,4 +161,4 @@ def neck_problem(case):
         return oracle.neck(*split(as_numpy(tensors)), case.config, valid=valid)
 
     sizes = {f"features.{i}": own for i, own in enumerate(valid or ())}
-    return Problem(call, exact, tuple(f"level {i}" for i in levels), tensors, sizes)
+    return Problem(call, exact, tuple(f"level {i}" for i in levels[: case.config.given]), tensors, sizes)

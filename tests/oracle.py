@@ -328,28 +328,39 @@ def context_of(level, parameters, prefix, config):
     return out
 
 
+def image_sweep(entries, order, prefix, parameters, config):
+    """F of every level, in `order`."""
+    outs, contexts = list(entries), []
+    for i in order:
+        name = f"{prefix}.{i}"
+        seen = contexts if config.dense else contexts[-1:]
+        outs[i] = with_context(entries[i], seen, parameters, name, config)
+        if i != order[-1]:
+            contexts.append(context_of(outs[i], parameters, name, config))
+    return outs
+
+
 def image_neck(bases, parameters, config):
     """The stages for one image; bases are its levels (C, h, w), finest first."""
-    levels = range(len(bases))
-    down = up = None
+    levels = list(range(len(bases)))
+    sweeps = [("down", levels[::-1])] + [("up", levels)] * config.bottom_up
+    current, previous = bases, None
     for t in range(config.stages):
-        before, previous_up = down, up
-        down, up = [None] * len(bases), [None] * len(bases)
-        contexts = []
-        for i in reversed(levels):
-            prefix = f"stages.{t}.down.{i}"
-            level = bases[i] if t == 0 else fused(before[i] + previous_up[i], parameters, f"{prefix}.fusion", config)
-            down[i] = with_context(level, contexts, parameters, prefix, config)
-            if i > 0:
-                contexts.append(context_of(down[i], parameters, prefix, config))
-        contexts = []
-        for j in levels:
-            prefix = f"stages.{t}.up.{j}"
-            level = down[j] if t == 0 else fused(down[j] + previous_up[j], parameters, f"{prefix}.fusion", config)
-            up[j] = with_context(level, contexts, parameters, prefix, config)
-            if j < len(bases) - 1:
-                contexts.append(context_of(up[j], parameters, prefix, config))
-    return [fused(down[i] + up[i], parameters, f"output.{i}", config) for i in levels]
+        for direction, order in sweeps:
+            exchanged = config.exchange and config.bottom_up and previous is not None
+            entries = [x + y for x, y in zip(current, previous, strict=True)] if exchanged else current
+            if direction == "up" and t == config.stages - 1:
+                entries, order = entries[: config.given], order[: config.given]
+            if t > 0 and config.fusion:
+                names = [f"stages.{t}.{direction}.{i}.fusion" for i in sorted(order)]
+                entries = [fused(x, parameters, name, config) for x, name in zip(entries, names, strict=True)]
+            first = t == 0 and direction == "down"
+            swept = image_sweep(entries, order, f"stages.{t}.{direction}", parameters, config)
+            previous, current = None if first else current, swept
+    if config.exchange and config.bottom_up:
+        current = [x + y for x, y in zip(current, previous, strict=False)]
+    current = current[: config.given]
+    return [fused(x, parameters, f"output.{i}", config) for i, x in enumerate(current)] if config.fusion else current
 
 
 def neck(features, parameters, config, *, valid=None, laterals=True):
@@ -358,7 +369,7 @@ def neck(features, parameters, config, *, valid=None, laterals=True):
     parameters = {name: np.asarray(value) for name, value in parameters.items()}
     number = len(features[0])
     channels = config.out_channels
-    outs = [np.zeros((number, channels, *feature.shape[2:]), dtype=REAL) for feature in features]
+    outs = [np.zeros((number, channels, *feature.shape[2:]), dtype=REAL) for feature in features[: config.given]]
     for n in range(number):
         sizes = [sizes_of(entry(valid, i), number, *feature.shape[2:])[n] for i, feature in enumerate(features)]
         levels = [feature[n, :, :h, :w] for feature, (h, w) in zip(features, sizes, strict=True)]
@@ -368,6 +379,6 @@ def neck(features, parameters, config, *, valid=None, laterals=True):
                 convolution(level, parameters[weight], parameters[bias])
                 for level, (weight, bias) in zip(levels, names, strict=True)
             ]
-        for out, level, (h, w) in zip(outs, image_neck(levels, parameters, config), sizes, strict=True):
+        for out, level, (h, w) in zip(outs, image_neck(levels, parameters, config), sizes, strict=False):
             out[n, :, :h, :w] = level
     return outs

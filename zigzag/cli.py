@@ -1,4 +1,4 @@
-"""The command line: ``zigzag bench``, also ``python -m zigzag bench``."""
+"""The command line: ``zigzag COMMAND``, also ``python -m zigzag COMMAND``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from pathlib import Path
 from zigzag.bench.settings import DTYPES, BenchError, Settings, available_threads, hold_allocator
 
 PROGRAM = "zigzag"
+TRAINING = {
+    "fit": "train a network for semantic segmentation",
+    "validate": "evaluate a network as validation while training does",
+    "test": "evaluate a network, with every scale, into tables and a contact sheet",
+    "predict": "draw what a network sees in photographs",
+    "ablate": "train and evaluate a set of variants, into one table",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 for a wrong result, 2 for input that cannot be used."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in TRAINING:
+        return _train(words)
     options = _parser().parse_args(words)
     try:
         settings = _settings(options)
@@ -25,6 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM} bench: interrupted, nothing written", file=sys.stderr)
+        return 130
+
+
+def _train(words: list[str]) -> int:
+    """Run a command of training; lightning and what it brings are imported here and nowhere before."""
+    try:
+        from zigzag.tasks import ablate, cli
+    except ModuleNotFoundError as error:
+        needs = f'{error.name} is not installed; training needs: pip install "zigzag[train]"'
+        print(f"{PROGRAM} {words[0]}: error: {needs}", file=sys.stderr)
+        return 2
+    try:
+        return ablate.main(words) if words[0] == "ablate" else cli.main(words)
+    except KeyboardInterrupt:
+        print(f"{PROGRAM} {words[0]}: interrupted", file=sys.stderr)
         return 130
 
 
@@ -55,6 +79,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(PROGRAM, description="Fused kernels for ZigZagNet's feature-pyramid neck.")
     commands = parser.add_subparsers(required=True, metavar="command")
+    for command, help_ in TRAINING.items():  # shown here, and parsed by zigzag.tasks
+        commands.add_parser(command, help=help_, add_help=False)
     bench = commands.add_parser(
         "bench",
         help="measure the operations and the neck against stock PyTorch, results checked first",

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Pool = Literal["mean", "sum"]
 Resize = Literal["linear", "nearest"]
 Combine = Literal["product", "sum"]
+Context = Literal["rce", "zoom_out", "parse_net", "large_kernel", "pyramid_pooling", "atrous_pyramid"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class NeckConfig:
         resize: "linear" (bilinear up, area mean down) or "nearest".
         combine: what joins the contexts of several levels, their product (the paper) or their sum.
         strides: pixels per step of every level; () stands for 4, 8, 16, ...
+        context: what encodes a level for the others: "rce" (Eqs. 5, 6), or one of the encoders that the paper's Table 2
+            puts in its place (`zigzag.nn.contexts`).
+        dense: a level receives the contexts of all levels before it in a sweep; else only of the one next to it.
+        exchange: a fusion reads F^d + F^u (Eqs. 2, 4); else only the sweep before it, F^d or F^u.
+        fusion: there are fusion convolutions; without them P = F^d + F^u.
+        bottom_up: every stage has a sweep up; else stages are sweeps down alone.
+        outputs: how many levels, the finest, the neck gives; what only others would need is left out. None for all.
 
     Raises:
         TypeError: a field has a wrong type; the message names it.
@@ -48,6 +56,12 @@ class NeckConfig:
     resize: Resize = "linear"
     combine: Combine = "product"
     strides: tuple[int, ...] = ()
+    context: Context = "rce"
+    dense: bool = True
+    exchange: bool = True
+    fusion: bool = True
+    bottom_up: bool = True
+    outputs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "grids", "strides"):
@@ -67,9 +81,11 @@ class NeckConfig:
             value = getattr(self, name)
             _require(type(value) is int, name, value, "an integer", TypeError)
             _require(value >= 1, name, value, "an integer >= 1")
-        for name in ("fusion_norm", "context_norm"):
+        for name in ("fusion_norm", "context_norm", "dense", "exchange", "fusion", "bottom_up"):
             value = getattr(self, name)
             _require(isinstance(value, bool), name, value, "True or False", TypeError)
+        count = self.outputs is None or (type(self.outputs) is int and 1 <= self.outputs <= self.levels)
+        _require(count, "outputs", self.outputs, f"an integer from 1 to {self.levels}, or None")
         number = self.gain is None or (isinstance(self.gain, float | int) and not isinstance(self.gain, bool))
         _require(number, "gain", self.gain, "a number or None", TypeError)
         for name, allowed in _ALLOWED.items():
@@ -84,13 +100,19 @@ class NeckConfig:
         """L, the number of levels."""
         return len(self.in_channels)
 
+    @property
+    def given(self) -> int:
+        """How many levels the neck gives, `outputs` or all."""
+        return self.levels if self.outputs is None else self.outputs
+
 
 _ALLOWED: dict[str, tuple[object, ...]] = {
     "kernel_size": (1, 3),
     "lateral_kernel_size": (1, 3),
-    "pool": ("mean", "sum"),
-    "resize": ("linear", "nearest"),
-    "combine": ("product", "sum"),
+    "pool": get_args(Pool),
+    "resize": get_args(Resize),
+    "combine": get_args(Combine),
+    "context": get_args(Context),
 }
 
 
@@ -103,3 +125,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "stable": {"pool": "mean", "fusion_norm": True, "context_norm": True, "gain": 0.1, "resize": "linear"},
     "paper": {"pool": "sum", "fusion_norm": False, "context_norm": False, "gain": None, "resize": "linear"},
 }
+
+SCHEMES: dict[str, dict[str, Any]] = {
+    "top_down": {"stages": 1, "bottom_up": False, "dense": False},
+    "dense_top_down": {"stages": 1, "bottom_up": False},
+    "successive": {"stages": 1, "exchange": False},
+    "zigzag": {},
+}
+"""The four ways to pass context of the paper's Figure 1 (a)-(d), as fields of a neck."""

@@ -238,7 +238,16 @@ def neck(
 
     ``laterals`` adds the lateral convolutions in front. ``backward`` gives the backward pass alone; add both for a
     training step.
+
+    Raises:
+        ValueError: the neck is not the whole ZigZag neck with RCE, but one of the paper's comparisons.
     """
+    if config.context != "rce" or not (
+        config.dense and config.exchange and config.fusion and config.bottom_up and config.outputs is None
+    ):
+        raise ValueError(
+            "config must have context='rce', dense, exchange, fusion, bottom_up and all outputs: no other cost is known"
+        )
     walk = _Walk(config, sizes, batch, itemsize, backward=backward)
     levels = range(len(sizes))
     for level in levels if laterals else ():

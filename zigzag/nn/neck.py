@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from zigzag.config import PRESETS, NeckConfig
+from zigzag.nn.contexts import context_of, grids_of
 from zigzag.nn.levels import ImageSizes, check_maps, check_valid, valid_of
-from zigzag.nn.region_context import RegionContext, parts_of
+from zigzag.nn.region_context import parts_of
 from zigzag.ops import dense_pathway, region_context
 from zigzag.ops.region_context import Affine
 
@@ -22,10 +23,10 @@ Maps = TypeVar("Maps", bound=Sequence[Tensor] | Mapping[Any, Tensor])
 
 
 class Source(NamedTuple):
-    """The region context norm(RCE(F)) of one level, as what `dense_pathway` evaluates it from."""
+    """The context norm(R) of one level, as what `dense_pathway` evaluates it from."""
 
     features: Tensor
-    codes: Tensor
+    codes: Tensor | None
     affine: Affine | None
     valid: Tensor | None
 
@@ -58,7 +59,7 @@ class Step(nn.Module):
     Attributes:
         fusion: makes P; None in the first stage, where P exists already.
         gain: (C,), or None.
-        context: RegionContext of F; None where no level follows.
+        context: encoder of F, a RegionContext or another of `zigzag.nn.contexts`; None where no level follows.
         context_norm: nn.GroupNorm on it, or None.
     """
 
@@ -70,7 +71,7 @@ class Step(nn.Module):
         self.config = config
         self.fusion = Fusion(config) if fused else None
         self.gain = None if gain is None else nn.Parameter(torch.full((channels,), gain))
-        self.context = RegionContext(channels, config.grids, config.kernel_size, config.pool) if is_source else None
+        self.context = context_of(config) if is_source else None
         self.context_norm = nn.GroupNorm(config.norm_groups, channels) if has_norm else None
 
     def forward(
@@ -94,7 +95,7 @@ class Step(nn.Module):
             base,
             [source.features for source in sources],
             [source.codes for source in sources],
-            self.config.grids,
+            grids_of(self.config),
             base_affine=affine,
             base_relu=self.fusion is not None,
             source_affine=[source.affine for source in sources],
@@ -111,8 +112,8 @@ class Step(nn.Module):
         """What the levels after this one need of F (N, C, H, W); None where there are none."""
         if self.context is None:
             return None
-        codes, affine = self.context.encode(x, valid, self.context_norm)
-        return Source(x, codes, affine, valid)
+        features, codes, affine = self.context.encode(x, valid, self.context_norm)
+        return Source(features, codes, affine, valid)
 
 
 class Stage(nn.Module):
@@ -120,14 +121,16 @@ class Stage(nn.Module):
 
     Attributes:
         down: one Step for every level, finest first.
-        up: likewise.
+        up: likewise, in the last stage for the levels alone that the neck gives; None where it has no sweeps up.
     """
 
-    def __init__(self, config: NeckConfig, *, fused: bool) -> None:
+    def __init__(self, config: NeckConfig, *, fused: bool, last: bool) -> None:
         super().__init__()
-        levels, last = range(config.levels), config.levels - 1
-        self.down = nn.ModuleList(Step(config, fused=fused, has_sources=i < last, is_source=i > 0) for i in levels)
-        self.up = nn.ModuleList(Step(config, fused=fused, has_sources=i > 0, is_source=i < last) for i in levels)
+        levels, top = range(config.levels), config.levels - 1
+        self.down = nn.ModuleList(Step(config, fused=fused, has_sources=i < top, is_source=i > 0) for i in levels)
+        risen = config.given if last else config.levels
+        up = (Step(config, fused=fused, has_sources=i > 0, is_source=i < risen - 1) for i in range(risen))
+        self.up = nn.ModuleList(up) if config.bottom_up else None
 
 
 def sweep(
@@ -136,13 +139,15 @@ def sweep(
     entries: Sequence[Tensor],
     residuals: Sequence[Tensor | None],
     valid: Sequence[Tensor | None],
+    *,
+    dense: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """All levels in ``order``, each with the contexts of those before it: for every level F, and F + residual."""
+    """All levels in ``order``, with the contexts of those before or (not ``dense``) the last: F, and F + residual."""
     features, merged = list(entries), list(entries)
     sources: list[Source] = []
     for i in order:
         step = cast(Step, steps[i])
-        features[i], merged[i] = step(entries[i], sources, valid[i], residuals[i])
+        features[i], merged[i] = step(entries[i], sources if dense else sources[-1:], valid[i], residuals[i])
         source = step.source(features[i], valid[i])
         if source is not None:
             sources.append(source)
@@ -166,7 +171,7 @@ class ZigZagNeck(nn.Module):
         config: the `NeckConfig`.
         lateral: for every level the nn.Conv2d that brings its map to C channels.
         stages: the T stages.
-        output: for every level the last fusion.
+        output: for every level the last fusion; None where the neck has no fusions.
 
     Raises:
         TypeError: an unknown field, or ``in_channels`` are no integers.
@@ -195,8 +200,10 @@ class ZigZagNeck(nn.Module):
         size = config.lateral_kernel_size
         self.config = config
         self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, size, padding=size // 2) for c in config.in_channels)
-        self.stages = nn.ModuleList(Stage(config, fused=t > 0) for t in range(stages))
-        self.output = nn.ModuleList(Fusion(config) for _ in config.in_channels)
+        self.stages = nn.ModuleList(
+            Stage(config, fused=t > 0 and config.fusion, last=t == stages - 1) for t in range(stages)
+        )
+        self.output = nn.ModuleList(Fusion(config) for _ in range(config.given)) if config.fusion else None
 
     def forward(
         self, features: Maps, image_sizes: ImageSizes | None = None, valid: Sequence[Tensor] | None = None
@@ -210,7 +217,8 @@ class ZigZagNeck(nn.Module):
             valid: in the place of ``image_sizes``, per level (N, 2) integers.
 
         Returns:
-            Maps (N, out_channels, H_i, W_i), 0 outside the images; a list, tuple or dict (with its keys), as given.
+            Maps (N, out_channels, H_i, W_i), config.outputs of them, 0 outside the images; a list, tuple or dict (with
+            its keys), as given.
 
         Raises:
             TypeError: ``features`` are no such container, or dtypes.
@@ -258,14 +266,19 @@ class ZigZagNeck(nn.Module):
 
     def _fuse(self, bases: Sequence[Tensor], valid: Sequence[Tensor] | None) -> list[Tensor]:
         sizes = [None] * self.config.levels if valid is None else valid
-        finest_first = range(self.config.levels)
-        up: Sequence[Tensor | None] = [None] * self.config.levels
-        merged = bases
+        finest_first, dense = range(self.config.levels), self.config.dense
+        nothing: Sequence[Tensor | None] = [None] * self.config.levels
+        up, merged = nothing, bases
         for stage in cast(Iterable[Stage], self.stages):
-            down, merged = sweep(stage.down, reversed(finest_first), merged, up, sizes)  # Eqs. 1, 2
-            up, merged = sweep(stage.up, finest_first, merged, down, sizes)  # Eqs. 3, 4
+            other = up if self.config.exchange else nothing
+            down, merged = sweep(stage.down, reversed(finest_first), merged, other, sizes, dense=dense)  # Eqs. 1, 2
+            if stage.up is not None:
+                other = down if self.config.exchange else nothing
+                up, merged = sweep(stage.up, range(len(stage.up)), merged, other, sizes, dense=dense)  # Eqs. 3, 4
+        if self.output is None:
+            return list(merged[: self.config.given])
         outputs = []
-        for fusion, x, own in zip(self.output, merged, sizes, strict=True):
+        for fusion, x, own in zip(self.output, merged, sizes, strict=False):  # the finest that there are
             mapped, affine = fusion(x, own)
             output = dense_pathway(mapped, [], base_affine=affine, base_relu=True, valid=own)
             outputs.append(cast(Tensor, output))
@@ -277,7 +290,7 @@ def _as_given(features: Maps, results: list[Tensor]) -> Maps:
     container: Any = results
     if isinstance(features, Mapping):
         kind: Any = OrderedDict if isinstance(features, OrderedDict) else dict
-        container = kind(zip(features, results, strict=True))
+        container = kind(zip(features, results, strict=False))
     elif isinstance(features, tuple):
         container = tuple(results)
     return cast(Maps, container)

@@ -82,8 +82,8 @@ class RegionContext(nn.Module):
 
     def encode(
         self, x: Tensor, valid: Tensor | None = None, norm: nn.GroupNorm | None = None
-    ) -> tuple[Tensor, Affine | None]:
-        """The codes, and a norm of R folded to scale and shift.
+    ) -> tuple[Tensor, Tensor, Affine | None]:
+        """R as what `dense_pathway` evaluates it from: F, the codes, and a norm of R folded to scale and shift.
 
         Args:
             x: F (N, C, H, W).
@@ -91,18 +91,18 @@ class RegionContext(nn.Module):
             norm: of R.
 
         Returns:
-            codes Q (N, sum K*K, C), and (scale, shift), (N, C) each, or None without ``norm``.
+            x, codes Q (N, sum K*K, C), and (scale, shift), (N, C) each, or None without ``norm``.
         """
         if x.shape[1:2] != (self.channels,):
             raise ValueError(f"x must have shape (N, {self.channels}, H, W), got {tuple(x.shape)}")
         parts = [cast(Branch, branch).parts() for branch in self.branches.values()]
         folded = None if norm is None else parts_of(norm)
         codes, affine = region_context(x, parts, self.grids, pool=self.pool, norm=folded, valid=valid)
-        return cast(Tensor, codes), affine
+        return x, cast(Tensor, codes), affine
 
     def codes(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """The codes Q of every grid, (N, sum K*K, C) in the order grid, cell (row-major); arguments as `forward`."""
-        return self.encode(x, valid)[0]
+        return self.encode(x, valid)[1]
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """R whole, for those who want it: the neck never does.

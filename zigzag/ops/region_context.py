@@ -80,9 +80,10 @@ def region_context(
         _check_norm(x, norm)
     if valid is not None:
         check_valid("valid", valid, x.shape[0], x.shape[2], x.shape[3])
-    sums_dtype = torch.float64 if x.shape[2] * x.shape[3] <= FEW_PIXELS else accumulation_dtype(x.dtype)
-    call = _Call(cells, halo, branches is not None, pool, norm[2:] if norm is not None else None, valid, sums_dtype)
-    names = [select(backend, operation.name, call.widened(x)) for operation in _OPERATIONS]
+    wide = widened(x)
+    given = norm[2:] if norm is not None else None
+    call = _Call(cells, halo, branches is not None, pool, given, valid, accumulation_dtype(wide.dtype))
+    names = [select(backend, operation.name, wide) for operation in _OPERATIONS]
     if "reference" in names or torch.compiler.is_compiling() or transforms_active():
         return _one_by_one(call, x, branches, norm, backend)
     parameters = [] if branches is None else flat_parameters(branches)
@@ -94,6 +95,11 @@ def region_context(
         results = call.run(operations, tensors, None)
     codes = results[0] if branches is not None else None
     return codes, None if norm is None else (results[-2], results[-1])
+
+
+def widened(x: Tensor) -> Tensor:
+    """A map (N, C, H, W) in the dtype that it is summed in: float64 where it has at most `FEW_PIXELS`."""
+    return x.double() if x.shape[2] * x.shape[3] <= FEW_PIXELS else x
 
 
 _OPERATIONS: tuple[Operation, Operation, Operation] = stats_operation, codes_operation, norm_operation
@@ -128,7 +134,7 @@ def _one_by_one(
 ) -> tuple[Tensor | None, Affine | None]:
     """The three operations, for traces, transforms and the reference."""
     valid, (height, width) = call.valid, x.shape[2:]
-    sums, power = region_stats(call.widened(x), call.grids, call.halo, valid=valid, backend=backend)
+    sums, power = region_stats(widened(x), call.grids, call.halo, valid=valid, backend=backend)
     where: dict[str, Any] = {"height": height, "width": width, "valid": valid, "backend": backend}
     codes, affine = None, None
     if branches is not None:
@@ -151,10 +157,6 @@ class _Call(NamedTuple):
     valid: Tensor | None
     sums_dtype: torch.dtype
 
-    def widened(self, x: Tensor) -> Tensor:
-        """The map in a dtype whose sums are in ``sums_dtype``."""
-        return x if accumulation_dtype(x.dtype) == self.sums_dtype else x.to(self.sums_dtype)
-
     def centre(self, sums: Tensor) -> Tensor:
         """The plain sums over every cell, a view: the centre tap shifts nothing."""
         taps = (2 * self.halo + 1) ** 2
@@ -173,7 +175,7 @@ class _Call(NamedTuple):
 
         x, (height, width), valid = tensors[0], tensors[0].shape[2:], sizes(self.valid, tensors[0])
         stats, encode, fold = operations
-        sums, power = run(stats, dense(self.widened(x)), self.grids, self.halo, valid)
+        sums, power = run(stats, dense(widened(x)), self.grids, self.halo, valid)
         results, codes = [], None
         if self.coded:
             parameters = list(tensors[3:] if self.norm else tensors[1:])

@@ -4,7 +4,7 @@ This is the specification of the network and the baseline "eager" (spec section 
 every map exists in memory. Parameters come in a mapping from their names in ``ZigZagNeck.state_dict()``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 import torch
@@ -58,21 +58,26 @@ def fuse(
     Args:
         bases: B^i (N, C, H_i, W_i), finest level first.
         parameters: name -> tensor.
-        config: what the neck computes.
+        config: what the neck computes, with ``context`` "rce".
         valid: per level (N, 2) integers, every image's own height and width.
 
     Returns:
-        The maps P^i_{T+1} (N, C, H_i, W_i), finest first; 0 outside ``valid``.
+        The maps P^i_{T+1} (N, C, H_i, W_i), finest first, config.outputs of them; 0 outside ``valid``.
     """
     if valid is not None and bases[0].shape[0] > 0:
         return _image_by_image(fuse, bases, parameters, config, valid)
-    down = up = list(bases)
+    merged = list(bases)
+    up: Sequence[Tensor] | None = None
     for t in range(config.stages):
-        entry = bases if t == 0 else _fusions(down, up, f"stages.{t}.down", parameters, config)  # Eq. 2
+        entry = merged if t == 0 else _fusions(merged, f"stages.{t}.down", parameters, config)  # Eq. 2
         down = _sweep(entry, range(config.levels - 1, -1, -1), f"stages.{t}.down", parameters, config)  # Eq. 1
-        entry = down if t == 0 else _fusions(down, up, f"stages.{t}.up", parameters, config)  # Eq. 4
-        up = _sweep(entry, range(config.levels), f"stages.{t}.up", parameters, config)  # Eq. 3
-    return _fusions(down, up, "output", parameters, config, suffix="")
+        merged = _merged(down, up, config)
+        if config.bottom_up:
+            risen = config.given if t == config.stages - 1 else config.levels
+            entry = merged if t == 0 else _fusions(merged[:risen], f"stages.{t}.up", parameters, config)  # Eq. 4
+            up = _sweep(entry[:risen], range(risen), f"stages.{t}.up", parameters, config)  # Eq. 3
+            merged = _merged(up, down, config)
+    return _fusions(merged[: config.given], "output", parameters, config, suffix="")
 
 
 def region_context(
@@ -119,7 +124,8 @@ def _sweep(
     for i in order:
         height, width = entries[i].shape[2:]
         if contexts:
-            resized = [resize_map(context, height, width, config.resize) for context in contexts]
+            read = contexts if config.dense else contexts[-1:]
+            resized = [resize_map(context, height, width, config.resize) for context in read]
             combined = reduce(torch.mul if config.combine == "product" else torch.add, resized)
             if config.gain is not None:
                 combined = combined * parameters[f"{prefix}.{i}.gain"][:, None, None]
@@ -132,20 +138,24 @@ def _sweep(
     return outputs
 
 
+def _merged(latest: Sequence[Tensor], other: Sequence[Tensor] | None, config: NeckConfig) -> list[Tensor]:
+    """F^{i,d} + F^{i,u} for all levels; the latest alone where there is no other, or nothing is exchanged."""
+    if other is None or not config.exchange:
+        return list(latest)
+    return [x + y for x, y in zip(latest, other, strict=False)]  # the last sweep up may stop early
+
+
 def _fusions(
-    down: Iterable[Tensor],
-    up: Iterable[Tensor],
-    prefix: str,
-    parameters: Parameters,
-    config: NeckConfig,
-    suffix: str = ".fusion",
+    merged: Sequence[Tensor], prefix: str, parameters: Parameters, config: NeckConfig, suffix: str = ".fusion"
 ) -> list[Tensor]:
     """P^i = relu(W^i * (F^{i,d} + F^{i,u})) for all levels (Eqs. 2, 4), with a GroupNorm before the ReLU by option."""
+    if not config.fusion:
+        return list(merged)
     fused = []
-    for i, (from_down, from_up) in enumerate(zip(down, up, strict=True)):
+    for i, x in enumerate(merged):
         name = f"{prefix}.{i}{suffix}"
         bias = None if config.fusion_norm else parameters[f"{name}.conv.bias"]
-        mapped = F.conv2d(from_down + from_up, parameters[f"{name}.conv.weight"], bias, padding=1)
+        mapped = F.conv2d(x, parameters[f"{name}.conv.weight"], bias, padding=1)
         if config.fusion_norm:
             mapped = F.group_norm(mapped, config.norm_groups, *_pair(parameters, f"{name}.norm"))
         fused.append(F.relu(mapped))
@@ -171,7 +181,8 @@ def _image_by_image(
     """A neck on every image of a padded batch alone, put back into a batch that is 0 outside the images."""
     images = zip(*(crop_images(level, own) for level, own in zip(maps, valid, strict=True)), strict=True)
     results = [neck(image, parameters, config) for image in images]
-    return [pad_images(level, *whole.shape[2:]) for whole, level in zip(maps, zip(*results, strict=True), strict=True)]
+    levels = zip(maps, zip(*results, strict=True), strict=False)  # the finest that the neck gives
+    return [pad_images(level, *whole.shape[2:]) for whole, level in levels]
 
 
 def _pair(parameters: Parameters, name: str) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,300 @@
+"""What a run is made of: scores, prediction over scales and windows, the loss, the recipe, the guard, pictures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
+pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
+pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigzag[train]")
+
+from PIL import Image
+
+from zigzag.data.transforms import normalised
+from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
+from zigzag.tasks.ablate import SETS, slug, table
+from zigzag.tasks.gallery import Gallery, confusion
+from zigzag.tasks.guard import FiniteGuard, first_bad_map, place_of
+from zigzag.tasks.inference import Inference, probabilities, segment, windows
+from zigzag.tasks.metrics import Scores
+from zigzag.tasks.pictures import Case, contact_sheet, overlay, with_legend
+from zigzag.tasks.recipe import Recipe
+from zigzag.tasks.semantic import joint_loss
+
+CLASSES = ["background", "a", "b", "c"]
+COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def labelled(seed, shape=(20, 30), void=True):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, shape).astype(np.uint8)
+    if void:
+        labels[random.random(shape) < 0.1] = 255
+    return labels
+
+
+class TestScores:
+    def scores(self):
+        truth, predicted = labelled(0), labelled(1, void=False)
+        return truth, predicted, Scores(CLASSES, confusion(truth, predicted, 4))
+
+    def test_sets_of_pixels_give_the_same(self):
+        truth, predicted, scores = self.scores()
+        places = [(y, x) for y in range(20) for x in range(30) if truth[y, x] != 255]
+        by_class = []
+        for label in range(4):
+            true = {p for p in places if truth[p] == label}
+            found = {p for p in places if predicted[p] == label}
+            by_class.append(len(true & found) / len(true | found) if true | found else float("nan"))
+        assert_close(scores.iou, torch.tensor(by_class, dtype=torch.float64), equal_nan=True)
+        assert scores.miou == pytest.approx(np.nanmean(by_class))
+        assert scores.pixel_accuracy == pytest.approx(sum(truth[p] == predicted[p] for p in places) / len(places))
+        assert np.isnan(by_class[3])
+
+    def test_torchmetrics_counts_alike(self):
+        from torchmetrics.classification import MulticlassConfusionMatrix
+
+        truth, predicted, scores = self.scores()
+        metric = MulticlassConfusionMatrix(4, ignore_index=255, validate_args=False)
+        metric.update(torch.from_numpy(predicted).long()[None], torch.from_numpy(truth).long()[None])
+        assert torch.equal(metric.compute(), scores.confusion)
+
+    def test_files_and_table(self, tmp_path):
+        scores = self.scores()[2]
+        scores.write(tmp_path)
+        content = json.loads((tmp_path / "scores.json").read_text())
+        assert content["miou"] == scores.miou
+        assert content["iou"]["c"] is None
+        rows = (tmp_path / "confusion.csv").read_text().splitlines()
+        assert [int(value) for value in rows[1].split(",")[1:]] == scores.confusion[0].tolist()
+        assert f"{100 * scores.miou:.2f}" in scores.table()
+
+
+class Local(nn.Module):
+    """A network whose scores at a pixel are a function of the pixels around it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, images):
+        self.largest = max(getattr(self, "largest", 0), *images.shape[2:])
+        return self.conv(images)
+
+
+def picture(height=57, width=83):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, height, width), np.uint8))
+
+
+class TestInference:
+    def test_one_scale_is_the_network_itself(self):
+        network = Local()
+        assert torch.equal(
+            segment(network, picture(), 4, Inference()), network(normalised(picture())[None])[0].argmax(0).byte()
+        )
+
+    @pytest.mark.parametrize("flip", [False, True])
+    @pytest.mark.parametrize("window", [None, 32])
+    def test_bands_change_nothing(self, flip, window, monkeypatch):
+        network, image = Local(), picture()
+        settings = Inference(scales=(0.6, 1.0, 1.4), flip=flip, window=window)
+        whole = segment(network, image, 4, settings)
+        monkeypatch.setattr("zigzag.tasks.inference._HELD", 2**20 / 4 / 4 / 117 * 512 / 5)  # five rows at a time
+        assert torch.equal(segment(network, image, 4, settings), whole)
+
+    def test_scales_are_averaged_at_the_images_size(self):
+        import torchvision.transforms.v2.functional as transforms
+
+        network, image = Local(), picture()
+        scaled = [transforms.resize(image, size, antialias=True) for size in ((34, 50), (80, 116))]
+        expected = [
+            nn.functional.interpolate(network(normalised(x)[None]).softmax(1), (57, 83), mode="bilinear")[0]
+            for x in scaled
+        ]
+        found = probabilities(network, scaled, (57, 83), range(57), 4, Inference(scales=(0.6, 1.4)))
+        assert_close(found, (expected[0] + expected[1]) / 2)
+
+    def test_windows_bound_what_the_network_sees_and_are_averaged(self):
+        network, settings = Local(), Inference(window=32)
+        image = picture()
+        found = probabilities(network, [image], (57, 83), range(57), 4, settings)
+        assert network.largest == 32
+        total, count = torch.zeros(4, 57, 83), torch.zeros(57, 83)
+        for top, bottom in windows(57, settings):
+            for left, right in windows(83, settings):
+                own = network(normalised(image[:, top:bottom, left:right])[None]).softmax(1)[0]
+                total[:, top:bottom, left:right] += own
+                count[top:bottom, left:right] += 1
+        assert_close(found, total / count)
+
+    @pytest.mark.parametrize("size", [1, 32, 33, 100, 101])
+    def test_windows_cover_an_axis(self, size):
+        found = windows(size, Inference(window=32))
+        assert {place for start, end in found for place in range(start, end)} == set(range(size))
+        assert all(end - start == min(size, 32) for start, end in found)
+        assert all(later[0] <= earlier[1] - 32 // 3 + 1 for earlier, later in zip(found, found[1:], strict=False))
+
+    def test_a_mirror_image_gives_the_mirrored_result(self):
+        network, settings = Local(), Inference(flip=True)
+        assert torch.equal(
+            segment(network, picture().flip(2), 4, settings).flip(1), segment(network, picture(), 4, settings)
+        )
+
+    @pytest.mark.parametrize(
+        ("fields", "name"),
+        [
+            ({"scales": ()}, "scales"),
+            ({"window": 3}, "window"),
+            ({"overlap": 1.0}, "overlap"),
+            ({"memory": 0}, "memory"),
+        ],
+    )
+    def test_what_is_refused(self, fields, name):
+        with pytest.raises(ValueError, match=f"inference.{name}"):
+            Inference(**fields)
+
+
+class TestLoss:
+    def test_the_mean_over_what_is_labelled(self):
+        scores = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+        labels = torch.from_numpy(labelled(0, (2, 5, 6))).long()
+        assert_close(joint_loss(scores, labels), nn.functional.cross_entropy(scores, labels, ignore_index=255))
+
+    def test_nothing_but_void_gives_nothing(self):
+        scores = torch.randn(1, 4, 3, 3, requires_grad=True)
+        loss = joint_loss(scores, torch.full((1, 3, 3), 255))
+        loss.backward()
+        assert loss == 0
+        assert not scores.grad.any()
+
+
+class TestRecipe:
+    def test_steps_and_warm_up(self):
+        recipe = Recipe(milestones=(60, 90), gamma=0.1, warmup_steps=10, warmup_factor=0.5)
+        factors = [recipe.factor(step, 120) for step in (0, 5, 10, 59, 60, 90)]
+        assert factors == pytest.approx([0.5, 0.75, 1, 1, 0.1, 0.01])
+
+    def test_poly(self):
+        recipe = Recipe(schedule="poly", power=0.9, warmup_steps=0)
+        assert [recipe.factor(step, 10) for step in (0, 5, 10)] == pytest.approx([1, 0.5**0.9, 0])
+
+    def test_groups(self):
+        old, new = nn.Conv2d(2, 2, 1), nn.Sequential(nn.Conv2d(2, 2, 1), nn.GroupNorm(1, 2))
+        old.weight.requires_grad_(False)
+        optimizer = Recipe(learning_rate=0.1, new_multiplier=10).optimizer(old.parameters(), new.parameters())
+        found = [(len(g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
+        assert found == [(1, 0.1, 0.0), (1, 1.0, 1e-4), (3, 1.0, 0.0)]
+
+
+class TestGuard:
+    @pytest.fixture(scope="class")
+    def network(self):
+        neck = NeckOptions(channels=8, norm_groups=2, stages=2, grids=(2,))
+        return SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18"), neck), 3)
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("backbone.layer3.0.conv1.weight", "the backbone's res4"),
+            ("neck.lateral.2.bias", "the neck's lateral map, level 3"),
+            ("neck.stages.0.down.1.gain", "the neck, stage 1, top-down, level 2"),
+            ("neck.stages.0.up.3.gain", "the neck, stage 1, bottom-up, level 4"),
+            ("neck.stages.1.down.2.fusion.conv.weight", "the fusion of stage 2, top-down, level 3"),
+            ("head.classifier.bias", "the head"),
+        ],
+    )
+    def test_the_map_where_it_began_is_named(self, network, name, words):
+        images = torch.randn(1, 3, 64, 64)
+        assert first_bad_map(network, images) is None
+        parameter = dict(network.named_parameters())[name]
+        kept = parameter.detach().clone()
+        parameter.data.fill_(float("nan"))
+        assert first_bad_map(network, images) == words
+        parameter.data.copy_(kept)
+
+    def test_an_image_is_a_map_too(self, network):
+        assert first_bad_map(network, torch.full((1, 3, 64, 64), float("inf"))) == "the image"
+
+    def test_every_step_of_the_neck_is_watched(self, network):
+        steps = [name for name, _ in network.named_modules() if name.count(".") == 4 and name.startswith("neck.stages")]
+        assert steps == [name for name in steps if place_of(name) or name.endswith(("context", "context_norm"))]
+
+    def test_what_is_refused(self):
+        with pytest.raises(ValueError, match="guard.every_n_steps"):
+            FiniteGuard(0)
+
+
+class TestPictures:
+    def case(self, seed):
+        image = np.full((20, 30, 3), 100, np.uint8)
+        return Case(f"case {seed}", image, labelled(seed), labelled(seed + 50, void=False))
+
+    def test_overlay_leaves_void_and_background_alone(self):
+        image = np.full((4, 6, 3), 100, np.uint8)
+        labels = np.array([[0, 0, 1, 1, 255, 255]] * 4, np.uint8)
+        shown = overlay(image, labels, COLOURS)
+        assert (shown[:, 0] == 100).all()
+        assert (shown[:, 5] == 100).all()
+        assert (shown[1, 3] == [193, 40, 40]).all()
+
+    def test_legend_names_what_occurs(self, monkeypatch):
+        written = []
+        from PIL import ImageDraw
+
+        original = ImageDraw.ImageDraw.text
+        monkeypatch.setattr(
+            ImageDraw.ImageDraw,
+            "text",
+            lambda self, at, text, **k: (written.append(text), original(self, at, text, **k)),
+        )
+        labels = np.zeros((40, 60), np.uint8)
+        labels[:10] = 2
+        sheet = with_legend(np.zeros((40, 60, 3), np.uint8), labels, CLASSES, COLOURS)
+        assert written == ["background  75.0%", "b  25.0%"]
+        assert sheet.height > 40
+
+    def test_contact_sheet_shows_the_worst(self):
+        gallery = Gallery(CLASSES, size=2)
+        for index in range(40):
+            case = self.case(index)
+            prediction = case.truth.copy() if index % 7 else case.prediction
+            prediction[prediction == 255] = 0
+            gallery.add(case.title, index, case.image, case.truth, prediction)
+        shown = []
+
+        def keep(sections, _):
+            shown.extend([case.title.split("   ")[0] for case in own] for _, own in sections)
+            return contact_sheet(sections, COLOURS)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("zigzag.tasks.gallery.contact_sheet", keep)
+            sheet = gallery.sheet(COLOURS)
+        assert isinstance(sheet, Image.Image)
+        spread, worst = shown
+        assert spread[:2] == ["case 0", "case 16"]
+        assert len(spread) <= 4
+        assert all(int(title.split()[1]) % 7 == 0 for title in worst)
+
+
+class TestAblations:
+    def test_every_variant_is_a_neck(self):
+        from zigzag.models import build_neck
+
+        for _, variants in SETS.values():
+            for options in variants.values():
+                build_neck(NeckOptions(**{"channels": 8, "norm_groups": 2, **options}), (4, 5, 6))
+            assert len({slug(name) for name in variants}) == len(variants)
+
+    def test_table(self):
+        text = table(
+            "schemes", {"FPN": [0.5, 0.6], "(d) zigzag": []}, {"(d) zigzag": "step 3: the loss is nan"}, {"FPN": 7}
+        )
+        assert "| FPN | 55.00 ± 7.07 | 2 | 7 |" in text
+        assert "| (d) zigzag | step 3: the loss is nan | 0 | - |" in text

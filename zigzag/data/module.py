@@ -1,0 +1,184 @@
+"""The Lightning data module: opens and checks a data set, and loads it in the order of `zigzag.data.order`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+
+from zigzag.data.order import Shard, StepBatches, draw_seed
+from zigzag.data.sets import open_source
+from zigzag.data.source import DataError, Source, check, image_size, read_image
+from zigzag.data.transforms import Augmentation, normalised, training_transform
+
+Item = dict[str, Any]
+
+
+class TrainingImages(Dataset[Item]):
+    """Augmented crops: (index, draw) to {"image": (3, H, W) float32, "labels": (H, W) uint8}."""
+
+    def __init__(self, source: Source, augmentation: Augmentation, seed: int) -> None:
+        self.source, self.seed = source, seed
+        self.transform = training_transform(augmentation)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        """The crop of a draw; another draw of the image gives another crop."""
+        index, draw = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw_seed(self.seed, draw))
+            image, labels = self.transform(_image(self.source, index), tv_tensors.Mask(_labels(self.source, index)))
+        return {"image": normalised(image), "labels": labels.as_subclass(Tensor)}
+
+
+class WholeImages(Dataset[Item]):
+    """Whole images with labels: (index, counts) to image uint8 (3, H, W), labels uint8 (H, W), name, index, counts."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, key: tuple[int, bool]) -> Item:
+        """An image."""
+        index, counts = key
+        return {
+            "image": _image(self.source, index).as_subclass(Tensor),
+            "labels": _labels(self.source, index),
+            "name": self.source.name(index),
+            "index": index,
+            "counts": counts,
+        }
+
+
+class Photographs(Dataset[Item]):
+    """Image files: image uint8 (3, H, W), and path."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        """An image."""
+        pixels = np.array(read_image(self.paths[index]))
+        return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "path": self.paths[index]}
+
+
+class SegmentationData(pl.LightningDataModule):
+    """A data set for semantic segmentation.
+
+    Args:
+        dataset: shapes (generated), voc, context59, context60, camvid, coco (VOC's classes), or folder.
+        root: its folder.
+        train: name of the part to train on, as the data set's lists or folders call it; VOC's augmented 10,582
+            images are "trainaug".
+        val: the part to validate on.
+        test: the part to test on.
+        class_names: of a folder's classes, in the order of their labels.
+        batch_size: images of a training step, over all processes.
+        augmentation: what training images go through.
+        workers: processes that load images; 0 for none.
+        seed: of the order and of the augmentation.
+        check: look at every file before training starts: it exists, sizes fit, labels are in range.
+        images: photographs for `predict`.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "shapes",
+        root: str | None = None,
+        train: str = "train",
+        val: str = "val",
+        test: str = "val",
+        class_names: Sequence[str] = (),
+        batch_size: int = 16,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 - it is frozen
+        workers: int = 2,
+        seed: int = 0,
+        check: bool = True,  # noqa: FBT001, FBT002 - a field of the configuration
+        images: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be 1 or more, got {batch_size}")
+        self.dataset, self.root, self.class_names = dataset, root, tuple(class_names)
+        self.splits = {"train": train, "val": val, "test": test}
+        self.batch_size, self.augmentation, self.workers, self.seed = batch_size, augmentation, workers, seed
+        self.check, self.images = check, [Path(path) for path in images]
+        self.sources: dict[str, Source] = {}
+
+    def source(self, part: str) -> Source:
+        """The part "train", "val" or "test", opened and checked.
+
+        Raises:
+            DataError: files that cannot be used.
+        """
+        if part not in self.sources:
+            split = self.splits[part]
+            source = open_source(self.dataset, self.root, split, self.class_names)
+            if self.check:
+                check(source, f"{self.dataset}, {split}")
+            self.sources[part] = source
+        return self.sources[part]
+
+    def setup(self, stage: str) -> None:
+        """Open and check what ``stage`` needs.
+
+        Raises:
+            DataError: files that cannot be used.
+        """
+        for part in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
+            self.source(part)
+        if stage == "predict":
+            if not self.images:
+                raise DataError("predict: name one or more photographs")
+            for path in self.images:
+                image_size(path)
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Augmented crops, from the step at which the trainer stands to its last."""
+        trainer: Any = self.trainer
+        source = self.source("train")
+        accumulated = trainer.accumulate_grad_batches
+        if trainer.max_steps < 0:
+            raise ValueError(f"trainer.max_steps must say how many steps to train, got {trainer.max_steps}")
+        first, last = (steps * accumulated for steps in (trainer.global_step, trainer.max_steps))
+        batches = StepBatches(
+            len(source), self.batch_size, first, last, self.seed, trainer.global_rank, trainer.world_size
+        )
+        images = TrainingImages(source, self.augmentation, self.seed)
+        return DataLoader(images, batch_sampler=batches, **self._options())
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Whole images, one by one."""
+        return self._whole("val")
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Whole images, one by one."""
+        return self._whole("test")
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """Photographs, one by one."""
+        return DataLoader(Photographs(self.images), batch_size=None)
+
+    def _whole(self, part: str) -> DataLoader[Item]:
+        trainer: Any = self.trainer
+        source = self.source(part)
+        shard = Shard(len(source), trainer.global_rank, trainer.world_size)
+        return DataLoader(WholeImages(source), batch_size=None, sampler=shard, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"num_workers": self.workers, "pin_memory": torch.cuda.is_available()}
+
+
+def _image(source: Source, index: int) -> tv_tensors.Image:
+    return tv_tensors.Image(torch.from_numpy(np.array(source.image(index))).permute(2, 0, 1))
+
+
+def _labels(source: Source, index: int) -> Tensor:
+    return torch.from_numpy(np.array(source.labels(index)))

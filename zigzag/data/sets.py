@@ -1,0 +1,131 @@
+"""The data sets by name: where their files lie, their classes, and what their masks' values mean."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from zigzag.data.classes import CAMVID, CAMVID_COLOURS, CONTEXT, SHAPES, VOC, VOID, Colour, voc_colour
+from zigzag.data.coco import CocoAsVoc
+from zigzag.data.shapes import Shapes
+from zigzag.data.source import DataError, MaskFiles, Pair, Source
+
+IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
+
+
+def open_source(dataset: str, root: str | None, split: str, classes: Sequence[str] = ()) -> Source:
+    """A data set's part ``split``.
+
+    Args:
+        dataset: one of `DATASETS`.
+        root: its folder; None for the one that is generated.
+        split: name of the part, as its lists or folders are called.
+        classes: names of a folder's classes.
+
+    Raises:
+        DataError: there is no such folder or list.
+        ValueError: an unknown data set.
+    """
+    classes_of(dataset, classes)
+    if dataset == "shapes":
+        return Shapes(split)
+    if root is None:
+        raise DataError(f"data.root must name the folder of {dataset!r}, got None")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"data.root: there is no folder {str(folder)!r}")
+    if dataset == "folder":
+        return _folder(folder, split, classes)
+    return _LAYOUTS[dataset](folder, split)
+
+
+def classes_of(dataset: str, classes: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+    """Names and colours of a data set's classes, by label; no file is read.
+
+    Args:
+        dataset: one of `DATASETS`.
+        classes: names of a folder's classes.
+
+    Raises:
+        DataError: a folder without names.
+        ValueError: an unknown data set.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"data.dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
+    if dataset == "folder" and not classes:
+        raise DataError("data.class_names must name the classes of a folder, in the order of their labels, got none")
+    colours = [voc_colour(label) for label in range(256)]
+    names: dict[str, Sequence[str]] = {
+        "shapes": SHAPES,
+        "camvid": CAMVID,
+        "context59": CONTEXT,
+        "context60": ("background", *CONTEXT),
+        "folder": classes,
+    }
+    own = tuple(names.get(dataset, VOC))
+    start = 1 if dataset == "context59" else 0
+    return own, tuple(CAMVID_COLOURS if dataset == "camvid" else colours[start : start + len(own)])
+
+
+def _voc(root: Path, split: str) -> Source:
+    """VOC's layout; the augmented masks (Hariharan et al., 2011) where the list is "trainaug" or "train_aug"."""
+    masks = root / ("SegmentationClassAug" if split.replace("_", "") == "trainaug" else "SegmentationClass")
+    names = _names(root / "ImageSets" / "Segmentation" / f"{split}.txt")
+    pairs = [Pair(root / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png") for name in names]
+    return MaskFiles(pairs, *classes_of("voc"))
+
+
+def _context(root: Path, split: str, *, background: bool) -> Source:
+    """PASCAL Context as PNGs, 0 for background and 1..59 for classes; 59 classes take the background for void."""
+    names = _names(root / "ImageSets" / "SegmentationContext" / f"{split}.txt")
+    pairs = [
+        Pair(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClassContext" / f"{name}.png") for name in names
+    ]
+    if background:
+        return MaskFiles(pairs, *classes_of("context60"))
+    return MaskFiles(pairs, *classes_of("context59"), offset=1)
+
+
+def _camvid(root: Path, split: str) -> Source:
+    """SegNet's layout of CamVid: SPLIT.txt, SPLIT/ and SPLITannot/, 11 classes, 11 for void."""
+    names = _names(root / f"{split}.txt")
+    pairs = [Pair(_image(root / split, name), root / f"{split}annot" / f"{name}.png") for name in names]
+    return MaskFiles(pairs, *classes_of("camvid"), void=(len(CAMVID), VOID))
+
+
+def _coco(root: Path, split: str) -> Source:
+    """COCO's own layout: annotations/instances_SPLIT.json and SPLIT/."""
+    return CocoAsVoc(root / split, root / "annotations" / f"instances_{split}.json", *classes_of("coco"))
+
+
+def _folder(root: Path, split: str, classes: Sequence[str]) -> Source:
+    """images/SPLIT/NAME.jpg (or .png) beside masks/SPLIT/NAME.png, whose values are labels, 255 for void."""
+    images, masks = root / "images" / split, root / "masks" / split
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise DataError(f"data.root: there is no folder {str(folder)!r}")
+    files = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    stray = sorted({path.stem for path in masks.glob("*.png")} - {path.stem for path in files})
+    if stray:
+        raise DataError(f"{masks / stray[0]}.png: there is no image of that name in {images}")
+    return MaskFiles([Pair(path, masks / f"{path.stem}.png") for path in files], *classes_of("folder", classes))
+
+
+_LAYOUTS: dict[str, Callable[[Path, str], Source]] = {
+    "voc": _voc,
+    "context59": lambda root, split: _context(root, split, background=False),
+    "context60": lambda root, split: _context(root, split, background=True),
+    "camvid": _camvid,
+    "coco": _coco,
+}
+DATASETS = ("shapes", *_LAYOUTS, "folder")
+
+
+def _names(path: Path) -> list[str]:
+    """Names in a list: the first word of every line, without folder and suffix."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such list")
+    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+
+
+def _image(folder: Path, name: str) -> Path:
+    candidates = [folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
+    return next((path for path in candidates if path.is_file()), candidates[0])

@@ -1,0 +1,175 @@
+"""What a data set is: pairs of an image and a mask, and the checks that find a bad file before training starts."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from zigzag.data.classes import VOID, Colour
+
+Labels = npt.NDArray[np.uint8]
+
+SHOWN = 5
+"""Problems that an error lists; it says how many there are."""
+
+
+class DataError(ValueError):
+    """Files that cannot be used; the message names them."""
+
+
+class Source(Protocol):
+    """Images with labels."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names, by label."""
+
+    @property
+    def colours(self) -> Sequence[Colour]:
+        """Of every class."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def name(self, index: int) -> str:
+        """What an image is called, without folder or suffix."""
+
+    def image(self, index: int) -> Image.Image:
+        """An image, RGB."""
+
+    def labels(self, index: int) -> Labels:
+        """Its labels (H, W): a class each, or `VOID`."""
+
+    def problems(self, index: int) -> Iterable[str]:
+        """What is wrong with an image's files, naming them."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Files of one image and its mask."""
+
+    image: Path
+    mask: Path
+
+
+class MaskFiles:
+    """Image files with indexed or grey masks of the same size (a `Source`).
+
+    Args:
+        pairs: the files.
+        classes: names, by label.
+        colours: of every class.
+        void: values in the masks that count for nothing; every other value must be a label.
+        offset: the value of label 0 in the masks; values below it are void.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        classes: Sequence[str],
+        colours: Sequence[Colour],
+        void: Iterable[int] = (VOID,),
+        offset: int = 0,
+    ) -> None:
+        self.pairs, self.classes, self.colours = list(pairs), tuple(classes), tuple(colours)
+        self._label = np.full(256, -1, np.int16)  # -1: a value that must not occur
+        self._label[offset : offset + len(classes)] = np.arange(len(classes))
+        self._label[[*void, *range(offset)]] = VOID
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        """As `Source.name`."""
+        return self.pairs[index].image.stem
+
+    def image(self, index: int) -> Image.Image:
+        """As `Source.image`."""
+        return read_image(self.pairs[index].image)
+
+    def labels(self, index: int) -> Labels:
+        """As `Source.labels`."""
+        return self._label[read_mask(self.pairs[index].mask)].astype(np.uint8)
+
+    def problems(self, index: int) -> Iterable[str]:
+        """As `Source.problems`: a missing or unreadable file, sizes that differ, a value that is no label."""
+        pair = self.pairs[index]
+        missing = [path for path in (pair.image, pair.mask) if not path.is_file()]
+        if missing:
+            return [f"{path}: there is no such file" for path in missing]
+        try:
+            width, height = image_size(pair.image)
+            values = read_mask(pair.mask)
+        except DataError as error:
+            return [str(error)]
+        if values.shape != (height, width):
+            own = f"{values.shape[1]} x {values.shape[0]}"
+            return [f"{pair.mask}: the mask is {own}, its image {pair.image} is {width} x {height}"]
+        wrong = [int(value) for value in np.unique(values) if self._label[value] < 0]
+        if wrong:
+            return [f"{pair.mask}: value {wrong[0]} is no label: there are {len(self.classes)} classes"]
+        return []
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as RGB, upright.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as `read_image` gives it, from its header alone.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    sideways = (5, 6, 7, 8)  # values of EXIF's orientation
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(0x0112) in sideways else (width, height)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def read_mask(path: Path) -> Labels:
+    """The values (H, W) of an indexed or grey image.
+
+    Raises:
+        DataError: it cannot be read, or is in colour.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P"):
+                raise DataError(f"{path}: the mask has mode {image.mode}, expected indexed (P) or grey (L)")
+            return np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{path}: cannot be read as a mask: {error}") from error
+
+
+def check(source: Source, what: str, threads: int = 4) -> None:
+    """Look at every file of a source.
+
+    Raises:
+        DataError: it is empty, or a file cannot be used; the first ones are named.
+    """
+    if len(source) == 0:
+        raise DataError(f"{what}: there are no images")
+    with ThreadPoolExecutor(threads) as pool:
+        found = [problem for own in pool.map(source.problems, range(len(source))) for problem in own]
+    if found:
+        more = [f"... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+        raise DataError("\n  ".join([f"{what}: {len(found)} of the files cannot be used:", *found[:SHOWN], *more]))

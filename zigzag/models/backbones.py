@@ -1,0 +1,159 @@
+"""Backbones: maps res2..res5 of an image, finest first, from torchvision, timm or transformers."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
+
+from zigzag.models.weights import WeightReport, load_backbone_weights
+
+Norm = Literal["frozen", "batch", "sync"]
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_NORMS: dict[str, type[nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm}
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A backbone.
+
+    Attributes:
+        name: resnet18, resnet34, resnet50, resnet101 or resnet152 of torchvision; "timm:NAME" or "transformers:NAME"
+            for any feature extractor of those libraries.
+        weights: file with weights (torchvision's, detectron2's or Caffe2's names; .pth, .pkl, .safetensors), or the
+            name of weights that torchvision has for it, such as IMAGENET1K_V1; None for random ones. Of timm and
+            transformers: "pretrained" for the library's own.
+        stride_in_1x1: a bottleneck strides in its first 1x1 convolution (MSRA, Detectron), not in its 3x3.
+        norm: "frozen" (statistics and parameters fixed), "batch", or "sync" (statistics over all processes; GPU).
+        freeze_at: stages that do not train: 1 is the stem, 2 the stem and res2, and so on; 0 for none.
+    """
+
+    name: str = "resnet50"
+    weights: str | None = None
+    stride_in_1x1: bool = False
+    norm: Norm = "frozen"
+    freeze_at: int = 0
+
+    def __post_init__(self) -> None:
+        library, _, rest = self.name.rpartition(":")
+        if library not in ("", "timm", "transformers") or not rest or (library == "" and rest not in RESNETS):
+            allowed = f"one of {', '.join(RESNETS)}, timm:NAME or transformers:NAME"
+            raise ValueError(f"backbone.name must be {allowed}, got {self.name!r}")
+        if self.norm not in _NORMS:
+            raise ValueError(f"backbone.norm must be one of {', '.join(_NORMS)}, got {self.norm!r}")
+        if not 0 <= self.freeze_at <= 5:
+            raise ValueError(f"backbone.freeze_at must be 0 to 5, got {self.freeze_at}")
+
+
+class Backbone(nn.Module):
+    """Images (N, 3, H, W) to a list of maps, finest first.
+
+    Attributes:
+        channels: of every map.
+        report: what became of the weights that were loaded; None for random ones.
+    """
+
+    channels: tuple[int, ...]
+    report: WeightReport | None = None
+
+
+class ResNet(Backbone):
+    """A torchvision ResNet, its classifier left out: res2..res5 at strides 4 to 32, under torchvision's names."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        body = models.get_model(config.name, weights=None, norm_layer=_NORMS[config.norm])
+        if config.stride_in_1x1:
+            _stride_in_first_convolution(body)
+        self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = body.layer1, body.layer2, body.layer3, body.layer4
+        self.channels = tuple(64 * getattr(body.layer1[0], "expansion", 1) << level for level in range(4))
+        if config.weights is not None:
+            self.report = load_backbone_weights(self, config.name, config.weights)
+        stem: list[nn.Module] = [self.conv1, self.bn1]
+        for stage in [nn.ModuleList(stem), self.layer1, self.layer2, self.layer3, self.layer4][: config.freeze_at]:
+            stage.requires_grad_(requires_grad=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """res2..res5."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+
+class TimmBackbone(Backbone):
+    """A feature extractor of timm, its four last maps."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        timm = _library("timm")
+        name = config.name.partition(":")[2]
+        self.body = timm.create_model(name, pretrained=config.weights == "pretrained", features_only=True)
+        self.channels = tuple(self.body.feature_info.channels()[-4:])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps."""
+        maps = list(self.body(images))[-4:]
+        if maps[0].shape[1] != self.channels[0]:  # some of timm's give channels last
+            maps = [x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) for x in maps]
+        return maps
+
+
+class TransformersBackbone(Backbone):
+    """An AutoBackbone of transformers, its four last maps."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        transformers = _library("transformers")
+        name = config.name.partition(":")[2]
+        options = {"out_indices": [-4, -3, -2, -1]}
+        if config.weights == "pretrained":
+            self.body = transformers.AutoBackbone.from_pretrained(name, **options)
+        else:
+            settings = transformers.AutoConfig.from_pretrained(name, **options)
+            self.body = transformers.AutoBackbone.from_config(settings)
+        self.channels = tuple(self.body.channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps."""
+        return list(self.body(images).feature_maps)
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """The backbone of ``config``, with its weights.
+
+    Raises:
+        WeightsError: the weights cannot be read, or do not fit.
+        ModuleNotFoundError: its library is not installed.
+        ValueError: a field that the library's models do not have.
+    """
+    library = config.name.rpartition(":")[0]
+    if not library:
+        return ResNet(config)
+    if config.stride_in_1x1 or config.freeze_at or config.norm != "batch" or config.weights not in (None, "pretrained"):
+        raise ValueError(
+            f"backbone {config.name!r} takes norm='batch', weights=None or 'pretrained', and neither stride_in_1x1 nor "
+            f"freeze_at, got {config}"
+        )
+    return TimmBackbone(config) if library == "timm" else TransformersBackbone(config)
+
+
+def _library(name: str) -> Any:
+    try:
+        return __import__(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{name} is not installed; a backbone '{name}:...' needs: pip install {name}"
+        ) from error
+
+
+def _stride_in_first_convolution(body: nn.Module) -> None:
+    for block in body.modules():
+        if hasattr(block, "conv3"):
+            first, second = cast(nn.Conv2d, block.conv1), cast(nn.Conv2d, block.conv2)
+            first.stride, second.stride = second.stride, first.stride

@@ -1,0 +1,1 @@
+"""Tasks: training, evaluation and prediction on top of models and data. They need the extra ``zigzag[train]``."""

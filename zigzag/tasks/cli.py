@@ -1,0 +1,172 @@
+"""``zigzag fit``, ``validate``, ``test``, ``predict``: Lightning's command line over YAML, every field overridable."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from zigzag.data import DataError, SegmentationData
+from zigzag.data.sets import classes_of
+from zigzag.models import WeightsError
+from zigzag.tasks.guard import FiniteGuard, NonFiniteError
+from zigzag.tasks.semantic import SemanticSegmentation
+
+COMMANDS = ("fit", "validate", "test", "predict")
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps config.yaml of a training run beside its results; evaluation writes none."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Save it before training."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class ZigZagCLI(LightningCLI):
+    """Lightning's command line with the defaults of these runs."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Checkpoints, guard and average, and the classes that the model takes from the data."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(FiniteGuard, "guard")
+        parser.add_argument("--ema", type=float | None, help="decay of an average of the weights; null for none")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/miou",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+                "trainer.check_val_every_n_epoch": None,
+                "trainer.use_distributed_sampler": False,
+                "trainer.log_every_n_steps": 10,
+                "trainer.num_sanity_val_steps": 0,
+            }
+        )
+        for place, target in ((0, "model.classes"), (1, "model.colours")):
+            parser.link_arguments(
+                ("data.dataset", "data.class_names"),
+                target,
+                compute_fn=lambda dataset, names, place=place: classes_of(dataset, names)[place],
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer: logs go to its folder, weights are averaged where ``--ema`` says so."""
+        config = self._get(self.config_init, "trainer")
+        if config.get("logger") is None:
+            kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
+        decay = self._get(self.config_init, "ema")
+        if decay is not None and self.subcommand == "fit":
+            kwargs["callbacks"] = [*(config.get("callbacks") or []), EMAWeightAveraging(decay=decay)]
+        return super().instantiate_trainer(**kwargs)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run a command line that begins with one of `COMMANDS`; return 0, 1 for a run that failed, 2 for bad input."""
+    command = words[0]
+    _quiet()
+    try:
+        run(words)
+    except NonFiniteError as error:
+        print(f"zigzag {command}: stopped: {error}", file=sys.stderr)
+        return 1
+    except (DataError, WeightsError, MisconfigurationException) as error:
+        print(f"zigzag {command}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(words: Sequence[str]) -> ZigZagCLI:
+    """Run a command line and return what it made.
+
+    Raises:
+        DataError, WeightsError, NonFiniteError: as said.
+        SystemExit: the parser refuses a word.
+    """
+    arguments = prepared(words)
+    resumes = words[0] == "fit" and any(word.partition("=")[0] == "--ckpt_path" for word in words)
+    argv, sys.argv = sys.argv, ["zigzag", *arguments]
+    try:
+        return ZigZagCLI(
+            SemanticSegmentation,
+            SegmentationData,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": resumes},
+            seed_everything_default=0,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "zigzag"},
+        )
+    finally:
+        sys.argv = argv
+
+
+def prepared(words: Sequence[str]) -> list[str]:
+    """The command line as the parser takes it.
+
+    Configurations that ship with the package are found by name; without one, a checkpoint's own is taken; photographs
+    to predict come before the options.
+
+    Raises:
+        DataError: there is no configuration of a name, or none beside the checkpoint.
+    """
+    command, rest = words[0], list(words[1:])
+    photographs: list[str] = []
+    while command == "predict" and rest and not rest[0].startswith("-"):
+        photographs.append(rest.pop(0))
+    options = [part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    given = {}
+    for place, word in enumerate(options[:-1]):
+        if word in ("--config", "-c"):
+            options[place + 1] = str(_config(options[place + 1]))
+        if word.startswith("-"):
+            given[word] = options[place + 1]
+    own = ["--verbose=false"] if command == "test" else []  # it prints a table of its own
+    if not given.keys() & {"--config", "-c"} and "--ckpt_path" in given:
+        own += ["--config", str(_config_of(Path(given["--ckpt_path"])))]
+    images = [f"--data.images={json.dumps(photographs)}"] if photographs else []
+    return [command, *own, *options, *images]
+
+
+def _config(name: str) -> Path:
+    """The file of a configuration: a path, or the name of one that ships with the package."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
+    found = shipped.get(name.removesuffix(".yaml"))
+    if found is None:
+        raise DataError(f"--config: there is no file {name!r}, and the package's are {', '.join(shipped)}")
+    return found
+
+
+def _config_of(checkpoint: Path) -> Path:
+    """config.yaml of the run that a checkpoint is from."""
+    if not checkpoint.is_file():
+        raise DataError(f"--ckpt_path: there is no file {str(checkpoint)!r}")
+    candidates = [folder / "config.yaml" for folder in (checkpoint.parent, checkpoint.parent.parent)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise DataError(f"--config: none was given, and there is none beside {str(checkpoint)!r}")
+
+
+def _quiet() -> None:
+    """Leave out what says nothing of the run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda line: "litlogger" not in line.getMessage()
+    )
+    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*litlogger.*"):
+        warnings.filterwarnings("ignore", message=text)

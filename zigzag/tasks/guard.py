@@ -1,0 +1,119 @@
+"""A guard that stops a run at the first loss that is not finite, and says in which map it began."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a map is infinite or not a number; the message names the step, the stage and the level."""
+
+
+class FiniteGuard(pl.Callback):
+    """Looks at every loss and, every so often, at every map, before the optimiser takes its step.
+
+    Args:
+        every_n_steps: steps between two looks at the maps; a loss that is not finite makes it look at once.
+    """
+
+    def __init__(self, every_n_steps: int = 100) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"guard.every_n_steps must be 1 or more, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._batch: Any = None
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Keep the batch, to run it again where its loss is not finite."""
+        self._batch = batch
+        if trainer.global_step % self.every_n_steps == 0:
+            place = self._look(trainer, pl_module)
+            if place is not None:
+                raise NonFiniteError(f"step {trainer.global_step}: {place} is not finite")
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Raise if the loss is not finite.
+
+        Raises:
+            NonFiniteError: it is not.
+        """
+        if not torch.isfinite(loss):
+            place = self._look(trainer, pl_module)
+            where = f"it began in {place}" if place else "every map of the network is finite"
+            raise NonFiniteError(f"step {trainer.global_step}: the loss is {float(loss)}; {where}")
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
+        with trainer.precision_plugin.forward_context():  # in the precision that the step runs in
+            return first_bad_map(cast(nn.Module, pl_module.network), self._batch["image"])
+
+
+@torch.no_grad()
+def first_bad_map(network: nn.Module, images: Tensor) -> str | None:
+    """The first map, in the order of computation, that is not finite; None where all are."""
+    if not torch.isfinite(images).all():
+        return "the image"
+    with _watched(network) as bad:
+        network(images)
+    return bad[0] if bad else None
+
+
+@contextmanager
+def _watched(network: nn.Module) -> Iterator[list[str]]:
+    bad: list[str] = []
+
+    def look(place: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            maps = [x for x in (output if isinstance(output, list | tuple) else [output]) if isinstance(x, Tensor)]
+            if not all(torch.isfinite(x).all() for x in maps):
+                bad.append(place)
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(look(place))
+        for name, module in network.named_modules()
+        if (place := place_of(name)) is not None
+    ]
+    try:
+        yield bad
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+_WAYS = {"down": "top-down", "up": "bottom-up"}
+_PLACES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
+    (re.compile(r"backbone\.layer(\d)"), lambda stage: f"the backbone's res{int(stage) + 1}"),
+    (re.compile(r"backbone"), lambda: "the backbone"),
+    (re.compile(r"neck\.lateral\.(\d+)"), lambda level: f"the neck's lateral map, level {int(level) + 1}"),
+    (
+        re.compile(r"neck\.stages\.(\d+)\.(down|up)\.(\d+)"),
+        lambda stage, way, level: f"the neck, stage {int(stage) + 1}, {_WAYS[way]}, level {int(level) + 1}",
+    ),
+    (
+        re.compile(r"neck\.stages\.(\d+)\.(down|up)\.(\d+)\.fusion"),
+        lambda stage, way, level: f"the fusion of stage {int(stage) + 1}, {_WAYS[way]}, level {int(level) + 1}",
+    ),
+    (re.compile(r"neck\.output\.(\d+)"), lambda level: f"the neck's last fusion, level {int(level) + 1}"),
+    (re.compile(r"neck"), lambda: "the neck"),
+    (re.compile(r"head"), lambda: "the head"),
+)
+
+
+def place_of(name: str) -> str | None:
+    """What a module of a network computes, in words; None for those that are not watched. Levels and stages from 1."""
+    for pattern, say in _PLACES:
+        found = pattern.fullmatch(name)
+        if found is not None:
+            return say(*found.groups())
+    return None

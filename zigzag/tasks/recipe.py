@@ -1,0 +1,65 @@
+"""The optimiser and the learning rate over the steps."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import SGD
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stochastic gradient descent. Steps and learning rates are the paper's; what it leaves open has its source here.
+
+    Attributes:
+        learning_rate: of the first steps after the warm-up.
+        momentum: 0.9, as He et al. (CVPR 2016) train ResNets.
+        weight_decay: 1e-4, likewise; not on norms, gains and biases (He et al., Bag of Tricks, CVPR 2019).
+        schedule: "step" (times ``gamma`` at every milestone) or "poly" ((1 - step / steps)^``power``; Chen et al.,
+            DeepLab v2, TPAMI 2017).
+        milestones: steps.
+        gamma: factor at a milestone.
+        power: of the "poly" schedule.
+        warmup_steps: the rate rises linearly from ``warmup_factor`` of itself (Goyal et al., 2017); 0 for none.
+        warmup_factor: where the warm-up begins.
+        new_multiplier: on the learning rate of the neck and the head, which start from random weights.
+    """
+
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["step", "poly"] = "step"
+    milestones: tuple[int, ...] = (60_000,)
+    gamma: float = 0.1
+    power: float = 0.9
+    warmup_steps: int = 1000
+    warmup_factor: float = 0.001
+    new_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"recipe.learning_rate must be > 0, got {self.learning_rate}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"recipe.warmup_steps must be 0 or more, got {self.warmup_steps}")
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the learning rate is multiplied with at ``step`` of ``steps``."""
+        if self.schedule == "poly":
+            factor = max(0.0, 1 - step / max(steps, 1)) ** self.power
+        else:
+            factor = self.gamma ** sum(step >= milestone for milestone in self.milestones)
+        if step < self.warmup_steps:
+            factor *= self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_steps
+        return float(factor)
+
+    def optimizer(self, old: Iterable[nn.Parameter], new: Iterable[nn.Parameter]) -> SGD:
+        """SGD over parameters with trained weights and those without."""
+        groups: list[dict[str, Any]] = []
+        for parameters, rate in ((old, self.learning_rate), (new, self.learning_rate * self.new_multiplier)):
+            learning = [parameter for parameter in parameters if parameter.requires_grad]
+            weights = [parameter for parameter in learning if parameter.ndim > 1]
+            others = [parameter for parameter in learning if parameter.ndim <= 1]
+            groups.append({"params": weights, "lr": rate, "weight_decay": self.weight_decay})
+            groups.append({"params": others, "lr": rate, "weight_decay": 0.0})
+        return SGD([group for group in groups if group["params"]], lr=self.learning_rate, momentum=self.momentum)

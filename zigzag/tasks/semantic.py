@@ -1,0 +1,205 @@
+"""Semantic segmentation as a Lightning module: loss, optimiser, scores, pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from zigzag.data.classes import VOID, Colour, voc_palette
+from zigzag.models import NetworkConfig, SemanticSegmenter, WeightReport, WeightsError
+from zigzag.models.weights import fill, read_weights
+from zigzag.tasks.gallery import Gallery
+from zigzag.tasks.inference import PAPER_SCALES, Inference, segment
+from zigzag.tasks.metrics import Scores
+from zigzag.tasks.pictures import overlay, with_legend
+from zigzag.tasks.recipe import Recipe
+
+
+class SemanticSegmentation(pl.LightningModule):
+    """Trains, evaluates and runs a `SemanticSegmenter`.
+
+    Args:
+        classes: names, by label; the command line takes them from the data set.
+        colours: of every class; likewise.
+        network: backbone and neck.
+        recipe: the optimiser.
+        validation: how images are predicted while training.
+        inference: how images are predicted by `test` and `predict`; the paper averages five scales.
+        start: checkpoint of another run whose weights to start from, such as the COCO stage's; a head for other classes
+            starts anew. It takes the place of the backbone's weights.
+        submission: let `test` write results in VOC's format for submissions.
+        pictures: overlays that every validation logs.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        colours: Sequence[Colour],
+        network: NetworkConfig = NetworkConfig(),  # noqa: B008 - these are frozen
+        recipe: Recipe = Recipe(),  # noqa: B008
+        validation: Inference = Inference(),  # noqa: B008
+        inference: Inference = Inference(scales=PAPER_SCALES),  # noqa: B008
+        start: str | None = None,
+        submission: bool = False,  # noqa: FBT001, FBT002 - a field of the configuration
+        pictures: int = 4,
+    ) -> None:
+        super().__init__()
+        self.classes, self.colours = list(classes), [cast(Colour, tuple(colour)) for colour in colours]
+        self.recipe, self.validation, self.inference = recipe, validation, inference
+        self.submission, self.pictures = submission, pictures
+        self.network = SemanticSegmenter(network, len(self.classes)).to(memory_format=torch.channels_last)
+        self.report = self.network.backbone.report
+        if start is not None:
+            self.report = _start_from(self.network, start)
+        self.confusion = MulticlassConfusionMatrix(len(self.classes), ignore_index=VOID, validate_args=False)
+        self.gallery = Gallery(self.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (N, K, H, W) of normalised images (N, 3, H, W)."""
+        return cast(Tensor, self.network(images))
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """SGD with the recipe's learning rate, which changes every step."""
+        new = list(self.network.new_parameters())
+        optimizer = self.recipe.optimizer(self.network.backbone.parameters(), new)
+        steps = self.trainer.max_steps
+        scheduler = LambdaLR(optimizer, lambda step: self.recipe.factor(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Say what became of the weights, key by key."""
+        if self.report is not None and self.trainer.is_global_zero:
+            print(self.report)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The mean cross-entropy over all pixels of the joint batch that are not void."""
+        images = batch["image"].contiguous(memory_format=torch.channels_last)
+        loss = joint_loss(self(images), batch["labels"].long())
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    # --- evaluation -------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Add an image to the scores, and log the first ones' overlays."""
+        predicted = self._add(batch, self.validation)
+        if batch_idx < self.pictures and self.trainer.is_global_zero:
+            self._log_picture(f"val/{batch['name']}", overlay(_pixels(batch["image"]), _array(predicted), self.colours))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores."""
+        self._log_scores("val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
+        """Add an image to the scores and to the contact sheet."""
+        predicted, name = _array(self._add(batch, self.inference)), batch["name"]
+        self.gallery.add(name, int(batch["index"]), _pixels(batch["image"]), _array(batch["labels"]), predicted)
+        if self.submission:
+            self._write_submission(name, predicted)
+
+    def on_test_epoch_end(self) -> None:
+        """Write scores, tables and the contact sheet to the run's folder, test/."""
+        scores = self._log_scores("test")
+        if self.trainer.is_global_zero:
+            folder = self.folder / "test"
+            scores.write(folder)
+            (folder / "classes.txt").write_text(scores.table() + "\n")
+            self.gallery.sheet(self.colours).save(folder / "contact_sheet.png")
+            print(scores.table())
+            print(f"written to {folder}: scores.json, classes.txt, confusion.csv, contact_sheet.png")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:  # noqa: ARG002
+        """Write an overlay with a legend, and the labels as a PNG with VOC's palette; return the overlay's path."""
+        labels = _array(segment(self, batch["image"], len(self.classes), self.inference))
+        folder = self.folder / "predictions"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{Path(batch['path']).stem}.png"
+        with_legend(_pixels(batch["image"]), labels, self.classes, self.colours).save(path)
+        _save_labels(labels, folder / f"{path.stem}_labels.png")
+        print(f"written to {path}")
+        return str(path)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.trainer.default_root_dir)
+
+    def _add(self, batch: dict[str, Any], settings: Inference) -> Tensor:
+        predicted = segment(self, batch["image"], len(self.classes), settings)
+        if batch["counts"]:
+            self.confusion.update(predicted[None].long(), batch["labels"][None].long())
+        return predicted
+
+    def _log_scores(self, part: str) -> Scores:
+        scores = Scores(self.classes, self.confusion.compute().long().cpu())
+        self.confusion.reset()
+        self.log(f"{part}/miou", scores.miou, prog_bar=True)
+        self.log(f"{part}/pixel_accuracy", scores.pixel_accuracy)
+        for name, value in zip(self.classes, scores.iou, strict=True):
+            self.log(f"{part}/iou/{name}", float(value))
+        return scores
+
+    def _log_picture(self, name: str, pixels: Any) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(name, pixels, self.global_step, dataformats="HWC")
+
+    def _write_submission(self, name: str, labels: Any) -> None:
+        """VOC's layout: results/VOC2012/Segmentation/comp6_PART_cls/NAME.png; comp6 is training on other data too."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        folder = self.folder / "results" / "VOC2012" / "Segmentation" / f"comp6_{data.splits['test']}_cls"
+        folder.mkdir(parents=True, exist_ok=True)
+        _save_labels(labels, folder / f"{name}.png")
+
+
+def joint_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """The sum of cross-entropies over the mean number of labelled pixels of a process.
+
+    DistributedDataParallel averages gradients over processes, so that they come out as one process's with the joint
+    batch, however void is spread. Alone it is the mean over labelled pixels; 0 where there are none.
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    counted = (labels != VOID).sum().to(scores.dtype)
+    total = F.cross_entropy(scores, labels, ignore_index=VOID, reduction="sum")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counted)
+        counted = counted / torch.distributed.get_world_size()
+    return total / counted.clamp(min=1 / 1024)
+
+
+def _start_from(network: SemanticSegmenter, path: str) -> WeightReport:
+    """Fill a network from a run's checkpoint; only a head for other classes may differ."""
+    state = {name.removeprefix("network."): value for name, value in read_weights(path).items()}
+    state = {name: value for name, value in state.items() if not name.startswith("confusion.")}
+    report = fill(network, state, path)
+    wrong = [key for key in (*report.missing, *report.mismatched, *report.unexpected) if not key.startswith("head.")]
+    if wrong:
+        raise WeightsError(f"start: {path!r} does not fit the network: {report}")
+    return report
+
+
+def _pixels(image: Tensor) -> Any:
+    return image.permute(1, 2, 0).cpu().numpy()
+
+
+def _array(labels: Tensor) -> Any:
+    return labels.to("cpu", torch.uint8).numpy()
+
+
+def _save_labels(labels: Any, path: Path) -> None:
+    image = Image.fromarray(np.ascontiguousarray(labels))
+    image.putpalette(voc_palette())
+    image.save(path)
