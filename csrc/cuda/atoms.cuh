@@ -35,14 +35,14 @@ ZIGZAG_HOST_DEVICE inline int candidates_of(const Cuts& cuts, int64_t size) {
 }
 
 // At most so many candidates in an axis of `size` rows, or of fewer: its strips only get longer where it does.
-inline int most_candidates(const Cuts& cuts, int64_t size) {
+ZIGZAG_HOST_DEVICE inline int most_candidates(const Cuts& cuts, int64_t size) {
   const int64_t strips = (size + cuts.strip - 1) / cuts.strip;
   return (cuts.grids.lines + cuts.grids.count) * cuts.taps() + 1 +
          static_cast<int>(strips < kMostStrips ? strips : kMostStrips);
 }
 
 // At most so many atoms.
-inline int most_atoms(const Cuts& cuts, int64_t size) {
+ZIGZAG_HOST_DEVICE inline int most_atoms(const Cuts& cuts, int64_t size) {
   const int most = most_candidates(cuts, size) - 1;
   return static_cast<int>(size < most ? size : most);
 }
@@ -127,6 +127,26 @@ __device__ inline void cut_axis(const Cuts& cuts, int64_t size, int thread, int 
     axis.high[i] = empty ? axis.low[i] : atom_at(axis, border(cell + 1, size, grid, tap, cuts.halo));
   }
   __syncthreads();
+}
+
+// The sums of every column line from those of the column atoms, for one chunk of channels: `pieces` lie `step` values
+// apart, lines `channels`.
+template <int V, class A>
+__device__ void sum_lines(const Cuts& cuts, const Axis& columns, const A* pieces, int step, A* lines,
+                          int64_t channels) {
+  for (int line = threadIdx.y; line < cuts.lines(); line += blockDim.y) {
+    Vec<A, V> sum = splat<A, V>(0);
+    for (int i = columns.low[line]; i < columns.high[line]; ++i) add(sum, load<V>(pieces + i * step));
+    store(lines + line * channels, sum);
+  }
+}
+
+// The same of all atoms.
+template <int V, class A>
+__device__ Vec<A, V> sum_atoms(const A* values, int64_t count, int64_t step) {
+  Vec<A, V> sum = splat<A, V>(0);
+  for (int64_t i = 0; i < count; ++i) add(sum, load<V>(values + i * step));
+  return sum;
 }
 
 }  // namespace cuda

@@ -90,15 +90,9 @@ __global__ void __launch_bounds__(kThreads, 3) stats_rows(MapOf<const T> x, Shap
   if (!inside) return;
   const int64_t row = at.image * s.most_rows + at.row;
   const A* const piece = pieces + threadIdx.x * V;
-  for (int line = threadIdx.y; line < s.cuts.lines(); line += blockDim.y) {
-    Vec<A, V> sum = splat<A, V>(0);
-    for (int i = columns.low[line]; i < columns.high[line]; ++i) add(sum, load<V>(piece + 2 * i * length));
-    store(lines + (row * s.cuts.lines() + line) * s.channels + at.channel, sum);
-  }
+  sum_lines<V>(s.cuts, columns, piece, 2 * length, lines + row * s.cuts.lines() * s.channels + at.channel, s.channels);
   if (threadIdx.y != 0) return;
-  Vec<A, V> power = splat<A, V>(0);
-  for (int i = 0; i < columns.count(); ++i) add(power, load<V>(piece + (2 * i + 1) * length));
-  store(powers + row * s.channels + at.channel, power);
+  store(powers + row * s.channels + at.channel, sum_atoms<V>(piece + length, columns.count(), 2 * length));
 }
 
 // One (grid, row of cells) of one image; the row after the last takes the power. From lines along a row atom to sums.
@@ -113,11 +107,8 @@ __global__ void __launch_bounds__(kThreads, 3)
   const int taps = s.cuts.taps(), all_lines = s.cuts.lines();
   if (at.row == s.cuts.grids.lines) {
     if (threadIdx.y != 0) return;
-    Vec<A, V> sum = splat<A, V>(0);
-    for (int r = 0; r < rows.count(); ++r) {
-      add(sum, load<V>(powers + (at.image * s.most_rows + r) * s.channels + at.channel));
-    }
-    store(power + at.image * s.channels + at.channel, sum);
+    const A* const from = powers + at.image * s.most_rows * s.channels + at.channel;
+    store(power + at.image * s.channels + at.channel, sum_atoms<V>(from, rows.count(), s.channels));
     return;
   }
   int g = 0;

@@ -30,6 +30,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
+#define __grid_constant__
 
 // The scheduler is no part of what is tested: its own accesses are invisible to the thread sanitizer.
 #define ZIGZAG_SCHEDULER __attribute__((no_sanitize("thread"), noinline))
