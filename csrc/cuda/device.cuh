@@ -2,6 +2,7 @@
 // Tests compile the same files with g++ and tests/native/emulation.h.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -137,6 +138,10 @@ __device__ __forceinline__ void store(T* to, const Vec<A, V>& v) {
   *reinterpret_cast<Pack<T, V>*>(to) = pack;
 }
 
+// a * b + c, rounded once: what nvcc makes of such an expression anyway, and the emulation must be told to.
+__device__ __forceinline__ float fused(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double fused(double a, double b, double c) { return fma(a, b, c); }
+
 // to += v
 template <class A, int V>
 __device__ __forceinline__ void add(Vec<A, V>& to, const Vec<A, V>& v) {
@@ -148,14 +153,14 @@ __device__ __forceinline__ void add(Vec<A, V>& to, const Vec<A, V>& v) {
 template <class A, int V>
 __device__ __forceinline__ void add(Vec<A, V>& to, A factor, const Vec<A, V>& v) {
 #pragma unroll
-  for (int i = 0; i < V; ++i) to.at[i] += factor * v.at[i];
+  for (int i = 0; i < V; ++i) to.at[i] = fused(factor, v.at[i], to.at[i]);
 }
 
 // to += u * v
 template <class A, int V>
 __device__ __forceinline__ void add(Vec<A, V>& to, const Vec<A, V>& u, const Vec<A, V>& v) {
 #pragma unroll
-  for (int i = 0; i < V; ++i) to.at[i] += u.at[i] * v.at[i];
+  for (int i = 0; i < V; ++i) to.at[i] = fused(u.at[i], v.at[i], to.at[i]);
 }
 
 // to *= v

@@ -54,5 +54,59 @@ void dense_pathway(const DensePathway& args, Stream stream);
 int64_t dense_pathway_backward_scratch(const DensePathway& args);  // values of the accumulation type
 void dense_pathway_backward(const DensePathway& args, void* scratch, Stream stream);
 
+// A table (N, S, C), or (N, C), of float or double, with dense channels.
+struct Table {
+  void* data = nullptr;
+  bool wide = false;
+  int64_t image = 0, row = 0;  // strides in elements
+};
+
+struct RegionNorm {
+  Table sums, codes, power;  // codes: not there where R is F itself
+  Table weight, bias;        // (1, C)
+  Table scale, shift;        // (N, C), or their gradients
+  double* moments;           // (N, 2, groups): mean and variance
+  const int64_t* valid;      // (N, 2), or null
+  std::vector<int64_t> grids;
+  int64_t images, channels, groups, height, width;
+  double eps;
+  // Backward only.
+  Table grad_sums, grad_codes, grad_power, grad_weight, grad_bias;
+  double* by_image;  // scratch (N, 2, C)
+};
+
+void region_norm(const RegionNorm& args, Stream stream);
+void region_norm_backward(const RegionNorm& args, Stream stream);
+
+// One grid's weights (or their gradients), in conv, aggregate, distribute order. A weight (C, C, k, k) is contiguous,
+// or dense with its channels last.
+struct Branch {
+  void* weight[3];
+  bool taps_last[3];
+  void* bias[3];
+};
+
+struct RegionCodes {
+  Dtype dtype;       // of the branches and codes; what has no type below is in the accumulation type
+  const void* sums;  // (N, S, C)
+  std::vector<Branch> branches;
+  std::vector<int64_t> taps;  // of each region convolution, all axes
+  const int64_t* valid;       // (N, 2), or null
+  std::vector<int64_t> grids;
+  int64_t images, channels, height, width;
+  bool mean;
+  void* codes;    // (N, sum K*K, C)
+  void* regions;  // (N, sum K*K, C)
+  void* hidden;   // (N, grids, C)
+  // Backward only.
+  const void* grad;  // of the codes
+  void* grad_sums;
+  std::vector<Branch> grads;
+};
+
+int64_t region_codes_scratch(const RegionCodes& args, bool backward);  // values of the accumulation type
+void region_codes(const RegionCodes& args, void* scratch, Stream stream);
+void region_codes_backward(const RegionCodes& args, void* scratch, Stream stream);
+
 }  // namespace cuda
 }  // namespace zigzag

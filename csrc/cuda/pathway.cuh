@@ -151,7 +151,7 @@ __device__ void apply_affine(Vec<A, V>& value, const A* scale, const A* shift, i
   if (!scale) return;
   const Vec<A, V> factor = load<V>(scale + at), offset = load<V>(shift + at);
 #pragma unroll
-  for (int i = 0; i < V; ++i) value.at[i] = factor.at[i] * value.at[i] + offset.at[i];
+  for (int i = 0; i < V; ++i) value.at[i] = fused(factor.at[i], value.at[i], offset.at[i]);
 }
 
 inline PathwayShape pathway_shape(const DensePathway& args) {

@@ -9,6 +9,7 @@
 
 #include <sys/mman.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -31,6 +32,7 @@
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
 #define __grid_constant__
+#define __shared__ static  // blocks run one after another
 
 // The scheduler is no part of what is tested: its own accesses are invisible to the thread sanitizer.
 #define ZIGZAG_SCHEDULER __attribute__((no_sanitize("thread"), noinline))
