@@ -10,6 +10,7 @@ namespace cuda {
 
 constexpr int kProductThreads = 256;
 constexpr int kDepth = 32;    // terms of a sum between two barriers
+constexpr int kShort = 8;     // terms that are summed before they are added to the rest: float32 errs less
 constexpr int kPart = 512;    // terms of a part
 constexpr int kColumns = 64;  // of a tile
 constexpr int kMostProducts = 3 * kMostGrids;
@@ -80,22 +81,25 @@ __global__ void __launch_bounds__(kProductThreads, 2)
     load_tile<vectors ? kFull<R> : 1, right_deep, kColumns>(own.right, own.right_step, first_column, own.columns, k,
                                                             end_k, right);
     __syncthreads();
-    A sum[per_thread][4] = {};  // short sums, added up: float32 errs less
-#pragma unroll 8
-    for (int i = 0; i < kDepth; ++i) {
+#pragma unroll 1
+    for (int first = 0; first < kDepth; first += kShort) {
+      A sum[per_thread][4] = {};
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const A value = right[i * (kColumns + 1) + column + 16 * c];
+      for (int i = first; i < first + kShort; ++i) {
 #pragma unroll
-        for (int r = 0; r < per_thread; ++r) {
-          sum[r][c] = fused(left[i * (kRows + 1) + row + r], value, sum[r][c]);
+        for (int c = 0; c < 4; ++c) {
+          const A value = right[i * (kColumns + 1) + column + 16 * c];
+#pragma unroll
+          for (int r = 0; r < per_thread; ++r) {
+            sum[r][c] = fused(left[i * (kRows + 1) + row + r], value, sum[r][c]);
+          }
         }
       }
-    }
 #pragma unroll
-    for (int r = 0; r < per_thread; ++r) {
+      for (int r = 0; r < per_thread; ++r) {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) total[r][c] += sum[r][c];
+        for (int c = 0; c < 4; ++c) total[r][c] += sum[r][c];
+      }
     }
   }
 #pragma unroll
