@@ -3,19 +3,27 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define ZIGZAG_HOST_DEVICE __host__ __device__
+#else
+#define ZIGZAG_HOST_DEVICE
+#endif
+
 namespace zigzag {
 
 // First row of cell y when `size` rows are split into `cells` cells: row h lies in cell floor(h * cells / size).
-inline int64_t cell_start(int64_t y, int64_t size, int64_t cells) { return (y * size + cells - 1) / cells; }
+ZIGZAG_HOST_DEVICE inline int64_t cell_start(int64_t y, int64_t size, int64_t cells) {
+  return (y * size + cells - 1) / cells;
+}
 
 // Rows in cell y.
-inline int64_t cell_length(int64_t y, int64_t size, int64_t cells) {
+ZIGZAG_HOST_DEVICE inline int64_t cell_length(int64_t y, int64_t size, int64_t cells) {
   return cell_start(y + 1, size, cells) - cell_start(y, size, cells);
 }
 
-inline int64_t cell_of(int64_t h, int64_t size, int64_t cells) { return h * cells / size; }
+ZIGZAG_HOST_DEVICE inline int64_t cell_of(int64_t h, int64_t size, int64_t cells) { return h * cells / size; }
 
-inline int64_t clamp_to(int64_t value, int64_t low, int64_t high) {
+ZIGZAG_HOST_DEVICE inline int64_t clamp_to(int64_t value, int64_t low, int64_t high) {
   return value < low ? low : (value > high ? high : value);
 }
 
@@ -30,7 +38,7 @@ struct ResizeTap {
 enum class Resize : int { linear = 0, nearest = 1 };
 
 // Half-pixel bilinear up, area mean down (bins floor(d*s/D) .. ceil((d+1)*s/D)), or the nearest row floor(d*s/D).
-inline ResizeTap resize_tap(int64_t d, int64_t source, int64_t target, Resize resize) {
+ZIGZAG_HOST_DEVICE inline ResizeTap resize_tap(int64_t d, int64_t source, int64_t target, Resize resize) {
   if (resize == Resize::nearest || source == target) {
     return {d * source / target, 1, 1.0};
   }

@@ -36,6 +36,8 @@ def poisoned_memory():
 # Triton's interpreter takes CPU tensors; it must be chosen before Triton is imported, so for the whole process.
 if os.environ.get("TRITON_INTERPRET") == "1":
     stand_ins.interpret_triton()
+if not torch.cuda.is_available():
+    stand_ins.emulate_cuda()
 
 
 class Backend:

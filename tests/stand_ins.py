@@ -7,7 +7,9 @@ them: the checks of arguments, fake kernels, autograd, compilation.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -21,17 +23,29 @@ OPERATIONS = [
 _LIBRARIES = []  # what is registered stays as long as its library
 
 
-def stand_in(name, kernels, dtypes=None):
-    """Run backend `name` on CPU tensors with `kernels`, functions by the names of the operations."""
-    library = torch.library.Library(NAMESPACES[name], "IMPL", "CPU")
-    for operation, kernel in kernels.items():
-        library.impl(operation, kernel)
-    _LIBRARIES.append(library)
+EMULATED = Path(__file__).parents[1] / "build" / "native" / "_C_emulated.so"
+"""The CUDA kernels compiled for the CPU (tests/native); ZIGZAG_EMULATED_LIBRARY names another."""
+
+
+def take_the_place_of(name, dtypes=None):
+    """Let backend `name` run on CPU tensors."""
     backends = sys.modules["zigzag.backends"]
     backends._register(backends.Backend(name, "cpu", lambda: None, dtypes))
+
+
+def emulate_cuda():
+    """The CUDA kernels with their bindings, in a library that registers itself; nothing where it was not built."""
+    path = Path(os.environ.get("ZIGZAG_EMULATED_LIBRARY", EMULATED))
+    if path.is_file():
+        torch.ops.load_library(str(path))
+        take_the_place_of("cuda")
 
 
 def interpret_triton():
     """Triton kernels under Triton's interpreter, which is right for float32 alone."""
     modules = {name: importlib.import_module(f"zigzag.kernels.{name.removesuffix('_backward')}") for name in OPERATIONS}
-    stand_in("triton", {name: getattr(module, name) for name, module in modules.items()}, (torch.float32,))
+    library = torch.library.Library(NAMESPACES["triton"], "IMPL", "CPU")
+    for name, module in modules.items():
+        library.impl(name, getattr(module, name))
+    _LIBRARIES.append(library)
+    take_the_place_of("triton", (torch.float32,))
