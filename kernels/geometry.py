@@ -27,15 +27,14 @@ def cell_start(y, size, cells):
 
 
 @triton.jit
-def lines(GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr):  # noqa: N803
-    """The lines along an axis, one for every grid, cell and tap in that order, padded to LINES of no cells.
+def lines(line, GRIDS: tl.constexpr, TAPS: tl.constexpr):  # noqa: N803
+    """The lines along an axis with these numbers, there being one for every grid, cell and tap in that order.
 
     Of each: K of its grid, the grid's first entry among all sums, its cell, its tap, and whether it exists. GRIDS holds
     (K, first line, first entry) of every grid.
     """
-    line = tl.arange(0, LINES)
-    cells = tl.full([LINES], 1, tl.int32)
-    entry = tl.zeros([LINES], tl.int32)
+    cells = tl.full(line.shape, 1, tl.int32)
+    entry = tl.zeros(line.shape, tl.int32)
     within = line
     exists = line < 0
     for g in tl.static_range(len(GRIDS)):
@@ -45,6 +44,23 @@ def lines(GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr):  # noqa
         within = tl.where(own, line - GRIDS[g][1], within)
         exists = exists | own
     return cells, entry, within // TAPS, within % TAPS, exists
+
+
+@triton.jit
+def cells_of(s, GRIDS: tl.constexpr):  # noqa: N803
+    """The cells numbered s, in the order grid, row, column: K, row, column, and whether they exist.
+
+    GRIDS holds (K, first cell) of every grid.
+    """
+    cells = tl.full(s.shape, 1, tl.int32)
+    within = tl.zeros(s.shape, tl.int32)
+    exists = s < 0
+    for g in tl.static_range(len(GRIDS)):
+        own = (s >= GRIDS[g][1]) & (s < GRIDS[g][1] + GRIDS[g][0] * GRIDS[g][0])
+        cells = tl.where(own, GRIDS[g][0], cells)
+        within = tl.where(own, s - GRIDS[g][1], within)
+        exists = exists | own
+    return cells, within // cells, within % cells, exists
 
 
 @triton.jit
@@ -116,3 +132,14 @@ def readers(r, source, target, NEAREST: tl.constexpr):  # noqa: N803
         low = tl.where(target > source, tl.where(r == 0, 0, stretched), low)
         high = tl.where(target > source, tl.where(r == source - 1, target, tl.minimum(end, target)), high)
     return low.to(tl.int32), high.to(tl.int32)
+
+
+@triton.jit
+def any_line_begins(p, size, GRIDS: tl.constexpr, TAPS: tl.constexpr, PAIRS: tl.constexpr):  # noqa: N803
+    """Whether row p lies in other lines than row p - 1 does; PAIRS is at least the number of grids times TAPS."""
+    pair = tl.arange(0, PAIRS)
+    cells = tl.full([PAIRS], 1, tl.int32)
+    for g in tl.static_range(len(GRIDS)):
+        cells = tl.where(pair // TAPS == g, GRIDS[g][0], cells)
+    h = p - pair % TAPS + TAPS // 2
+    return tl.max(((h == size) | (h >= 0) & (h * cells % size < cells)).to(tl.int32), 0) > 0

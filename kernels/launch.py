@@ -60,10 +60,15 @@ def power_of_two(size: int, least: int = 1) -> int:
 def tile_options(kernel: str, like: torch.Tensor, lines: int = 0) -> dict[str, Any]:
     """Temporary."""
     c = min(power_of_two(like.shape[1], 16), 64)
+    cpu = like.device.type == "cpu"
+    w = power_of_two(like.shape[3], 1) if like.ndim == 4 else 0
     return {
         "region_stats": {"CHANNELS": c, "num_warps": 8},
-        "region_stats.add": {"CHANNELS": c, "ENTRIES": 16, "num_warps": 4},
-        "region_stats_backward": {"CHANNELS": c, "ROWS": 32, "num_warps": 8},
+        "region_stats.add": {"CHANNELS": c, "ENTRIES": 1024 if cpu else 16, "num_warps": 4},
+        "region_norm": {"CHANNELS": 16, "CHUNK": 16, "num_warps": 4},
+        "region_norm.add": {"CHANNELS": 64, "num_warps": 2},
+        "region_stats_backward": {"CHUNK": 64 if cpu else 16, "CHANNELS": c, "ROWS": 32, "num_warps": 8},
+        "dense_pathway": {"ROWS": 128 if cpu else 16, "COLUMNS": w if cpu else 16, "CHANNELS": c, "num_warps": 4},
     }[kernel]
 
 

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zigzag.kernels.geometry import entry_of, image_size, line_span, lines
+from zigzag.kernels.geometry import any_line_begins, entry_of, image_size, line_span, lines
 from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, tile_options
 
 STRIP = 32
@@ -76,11 +76,11 @@ def _sum_strip(
     """What one strip of image n has of every row line, into ``size`` rows of ``sums``, and of the squares."""
     height, width, sn, sc, sh, sw = shape
     height, width = image_size(valid, n, height, width)
-    cells, first, cell, tap, exists = lines(GRIDS, TAPS, LINES)
+    line = tl.arange(0, LINES)
+    cells, first, cell, tap, exists = lines(line, GRIDS, TAPS)
     low, high = line_span(cells, cell, tap, exists, width, TAPS)
     dtype: tl.constexpr = x.dtype.element_ty
     w = tl.arange(0, COLUMNS)
-    line = tl.arange(0, LINES)
     x += n.to(tl.int64) * sn
     offsets = w[:, None].to(tl.int64) * sw + c[None, :].to(tl.int64) * sc
     sums += n.to(tl.int64) * size * channels
@@ -162,8 +162,7 @@ def _entries(e, GRIDS: tl.constexpr, TAPS: tl.constexpr):
     within = tl.zeros(e.shape, tl.int32)
     exists = e < 0
     for g in tl.static_range(len(GRIDS)):
-        size: tl.constexpr = (GRIDS[g][0] * TAPS) * (GRIDS[g][0] * TAPS)
-        own = (e >= GRIDS[g][2]) & (e < GRIDS[g][2] + size)
+        own = (e >= GRIDS[g][2]) & (e < GRIDS[g][2] + GRIDS[g][0] * TAPS * GRIDS[g][0] * TAPS)
         cells = tl.where(own, GRIDS[g][0], cells)
         line = tl.where(own, GRIDS[g][1], line)
         within = tl.where(own, e - GRIDS[g][2], within)
@@ -287,10 +286,31 @@ def region_stats(x: Tensor, grids: list[int], halo: int, valid: Tensor | None) -
 
 
 @triton.jit
+def _row_gradient(
+    grad_sums, p, w, c, height, width, channels,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """What the sums' gradients give to pixels w of row p, whatever they hold; CHUNK lines at a time."""
+    change = tl.zeros([w.shape[0], c.shape[0]], ACC)
+    for chunk in range(LINES // CHUNK):
+        cells, first, cell, tap, exists = lines(chunk * CHUNK + tl.arange(0, CHUNK), GRIDS, TAPS)
+        low, high = line_span(cells, cell, tap, exists, width, TAPS)
+        row = tl.zeros([CHUNK, c.shape[0]], ACC)
+        for a in tl.static_range(TAPS):
+            h = p - a + TAPS // 2
+            within = exists & (h >= 0) & (h < height)
+            to = entry_of(first, cells, h * cells // height, cell, a, tap, TAPS)
+            row += gather_rows(grad_sums, to, channels, c, within)
+        member = ((w[:, None] >= low[None, :]) & (w[:, None] < high[None, :])).to(ACC)
+        change = tl.dot(member, row, change, input_precision="ieee", out_dtype=ACC)
+    return change
+
+
+@triton.jit
 def spread_sums(
     x, grad_sums, grad_power, grad_x, valid, shape, to_strides, number, channels, entries,
-    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, PAIRS: tl.constexpr, CHUNK: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a tile of a map, row by row: of the lines that each pixel lies in, and of its square."""
     height, width, sn, sc, sh, sw = shape
@@ -303,9 +323,6 @@ def spread_sums(
     begin = task // tiles % strips * ROWS
     n = task // tiles // strips
     own_height, own_width = image_size(valid, n, height, width)
-    cells, first, cell, tap, exists = lines(GRIDS, TAPS, LINES)
-    low, high = line_span(cells, cell, tap, exists, own_width, TAPS)
-    member = tl.trans(_membership(low, high, w, ACC))
     real = (c < channels)[None, :]
     offsets = w[:, None].to(tl.int64) * sw + c[None, :].to(tl.int64) * sc
     to_offsets = w[:, None].to(tl.int64) * to_w + c[None, :].to(tl.int64) * to_c
@@ -315,18 +332,10 @@ def spread_sums(
     twice = 2 * tl.load(grad_power + n.to(tl.int64) * channels + c, mask=c < channels, other=0.0)
     change = tl.zeros([COLUMNS, CHANNELS], ACC)
     for p in range(begin, tl.minimum(begin + ROWS, height)):
-        moved = cell < 0
-        for a in tl.static_range(TAPS):
-            h = p - a + TAPS // 2
-            moved = moved | (h * cells // own_height != (h - 1) * cells // own_height) | (h == 0)
-        if (p == begin) | (tl.max(moved.to(tl.int32), 0) > 0):
-            row = tl.zeros([LINES, CHANNELS], ACC)
-            for a in tl.static_range(TAPS):
-                h = p - a + TAPS // 2
-                within = exists & (h >= 0) & (h < own_height)
-                y = h * cells // own_height
-                row += gather_rows(grad_sums, entry_of(first, cells, y, cell, a, tap, TAPS), channels, c, within)
-            change = tl.dot(member, row, input_precision="ieee", out_dtype=ACC)
+        if (p == begin) | any_line_begins(p, own_height, GRIDS, TAPS, PAIRS):
+            change = _row_gradient(
+                grad_sums, p, w, c, own_height, own_width, channels, GRIDS, TAPS, LINES, CHUNK, ACC
+            )
         inside = (w < own_width)[:, None] & (p < own_height)
         pixels = tl.load(x + tl.cast(p, tl.int64) * sh + offsets, mask=inside & real, other=0.0).to(ACC)
         grad = tl.where(inside, change + twice[None, :] * pixels, 0.0)
@@ -359,6 +368,7 @@ def region_stats_backward(
         GRIDS=lines.grids,
         TAPS=lines.taps,
         LINES=lines.padded,
+        PAIRS=power_of_two(len(grids) * lines.taps),
         COLUMNS=COLUMNS,
         ACC=accumulation(x.dtype)[1],
         **options,
