@@ -10,17 +10,28 @@ more launch; the gradients of codes are region sums of those of the sources.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from zigzag.kernels.dense_pathway_context import affine, column_taps, contexts, no_codes, pixel_offsets, with_affines
-from zigzag.kernels.geometry import image_size, readers, resize_tap, tap_weight
-from zigzag.kernels.launch import accumulation, blocks, launch, tile_options
-from zigzag.kernels.region_stats import region_sums
+from zigzag.kernels.dense_pathway_backward import dense_pathway_backward
+from zigzag.kernels.dense_pathway_context import (
+    affine,
+    column_taps,
+    contexts,
+    no_codes,
+    pathway_constants,
+    pixel_offsets,
+    place,
+    programs,
+    shape_of,
+    with_affines,
+)
+from zigzag.kernels.geometry import image_size
+from zigzag.kernels.launch import launch, tile_options
+
+__all__ = ["dense_pathway", "dense_pathway_backward"]
 
 OptionalTensors = list[Tensor | None]
 
@@ -40,18 +51,6 @@ def _combined(values, gain, c, channels, PRODUCT: tl.constexpr):
 
 
 @triton.jit
-def _place(shape, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr):
-    """What this program works on: image, first row, columns, channels; and its number among those of the image."""
-    channel_blocks = tl.cdiv(channels, CHANNELS)
-    c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
-    task = tl.program_id(0) // channel_blocks
-    tiles, strips = tl.cdiv(shape[1], COLUMNS), tl.cdiv(shape[0], ROWS)
-    w = task % tiles * COLUMNS + tl.arange(0, COLUMNS)
-    part = task % (tiles * strips)
-    return task // (tiles * strips), part // tiles * ROWS, w, c, part
-
-
-@triton.jit
 def evaluate(
     base, sources, codes, base_scale, base_shift, scales, shifts, gain, residual, valid, valids, output, output_sum,
     shape, shapes, residual_strides, to_strides, channels, cells,
@@ -59,7 +58,7 @@ def evaluate(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """A tile of the output, row by row."""
-    n, begin, w, c, _ = _place(shape, channels, ROWS, COLUMNS, CHANNELS)
+    n, begin, w, c, _ = place(shape, channels, ROWS, COLUMNS, CHANNELS)
     height, width, sn, sc, sh, sw = shape
     own_height, own_width = image_size(valid, n, height, width)
     mask = (w < own_width)[:, None] & (c < channels)[None, :]
@@ -97,36 +96,6 @@ def evaluate(
             tl.store(output_sum + to, nothing, mask=stored)
 
 
-def _shape(x: Tensor) -> tuple[int, ...]:
-    return *x.shape[2:], *x.stride()
-
-
-def _geometry(
-    target: Tensor,
-    sources: list[Tensor],
-    valid: Tensor | None,
-    valids: OptionalTensors,
-    grids: list[int],
-    nearest: bool,
-) -> dict[str, Any]:
-    """The constants that both passes share."""
-    known = valid is None and all(own is None for own in valids)
-    few = tuple(known and (nearest or all(s <= t for s, t in zip(x.shape[2:], target.shape[2:]))) for x in sources)
-    first = [sum(k * k for k in grids[:g]) for g in range(len(grids))]
-    return {
-        "GRIDS": tuple(zip(grids, first, strict=True)),
-        "FEW": few,
-        "NEAREST": nearest,
-        "ACC": accumulation(target.dtype)[1],
-    }
-
-
-def _programs(target: Tensor, options: dict[str, Any]) -> tuple[int, int]:
-    """Programs per block of channels of an image, and all of them."""
-    parts = blocks(target.shape[2], options["ROWS"]) * blocks(target.shape[3], options["COLUMNS"])
-    return parts, parts * target.shape[0] * blocks(target.shape[1], options["CHANNELS"])
-
-
 def dense_pathway(
     base: Tensor,
     sources: list[Tensor],
@@ -149,7 +118,7 @@ def dense_pathway(
     options = tile_options("dense_pathway", base)
     launch(
         evaluate,
-        (_programs(base, options)[1],),
+        (programs(base, options)[1],),
         base,
         tuple(sources),
         tuple(codes),
@@ -163,15 +132,15 @@ def dense_pathway(
         tuple(source_valid),
         results[0],
         results[-1],
-        _shape(base),
-        tuple(_shape(source) for source in sources),
+        shape_of(base),
+        tuple(shape_of(source) for source in sources),
         None if residual is None else residual.stride(),
         results[0].stride(),
         base.shape[1],
         sum(k * k for k in grids),
         RELU=relu,
         PRODUCT=product,
-        **_geometry(base, sources, valid, source_valid, grids, nearest),
+        **pathway_constants(base, sources, valid, source_valid, grids, nearest),
         **options,
     )
     return results

@@ -2,10 +2,63 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from zigzag.kernels.geometry import image_size, resize_tap, tap_weight
+from zigzag.kernels.launch import accumulation, blocks
+
+OptionalTensors = list[Tensor | None]
+
+
+def shape_of(x: Tensor) -> tuple[int, ...]:
+    return *x.shape[2:], *x.stride()
+
+
+def pathway_constants(
+    target: Tensor,
+    sources: list[Tensor],
+    valid: Tensor | None,
+    valids: OptionalTensors,
+    grids: list[int],
+    nearest: bool,
+) -> dict[str, Any]:
+    """The constants that both passes share."""
+    known = valid is None and all(own is None for own in valids)
+    few = tuple(known and (nearest or all(s <= t for s, t in zip(x.shape[2:], target.shape[2:]))) for x in sources)
+    first = [sum(k * k for k in grids[:g]) for g in range(len(grids))]
+    return {
+        "GRIDS": tuple(zip(grids, first, strict=True)),
+        "FEW": few,
+        "NEAREST": nearest,
+        "ACC": accumulation(target.dtype)[1],
+    }
+
+
+def programs(target: Tensor, options: dict[str, Any]) -> tuple[int, int]:
+    """Programs per block of channels of an image, and all of them."""
+    parts = blocks(target.shape[2], options["ROWS"]) * blocks(target.shape[3], options["COLUMNS"])
+    return parts, parts * target.shape[0] * blocks(target.shape[1], options["CHANNELS"])
+
+
+@triton.jit
+def channels_of(channels, CHANNELS: tl.constexpr):
+    """The block of channels of this program: neighbours work on one pixel's."""
+    return tl.program_id(0) % tl.cdiv(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
+
+
+@triton.jit
+def place(shape, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr):
+    """What this program works on: image, first row, columns, channels; and its number among those of the image."""
+    c = channels_of(channels, CHANNELS)
+    task = tl.program_id(0) // tl.cdiv(channels, CHANNELS)
+    tiles, strips = tl.cdiv(shape[1], COLUMNS), tl.cdiv(shape[0], ROWS)
+    w = task % tiles * COLUMNS + tl.arange(0, COLUMNS)
+    part = task % (tiles * strips)
+    return task // (tiles * strips), part // tiles * ROWS, w, c, part
 
 
 @triton.jit
@@ -19,8 +72,7 @@ def _codes_at(codes, r, q, c, mask, height, width, channels, GRIDS: tl.constexpr
     """The sum of all grids' codes at row r, columns q of a source."""
     total = tl.zeros([q.shape[0], c.shape[0]], ACC)
     for g in tl.static_range(len(GRIDS)):
-        cells: tl.constexpr = GRIDS[g][0]
-        cell = GRIDS[g][1] + r * cells // height * cells + q * cells // width
+        cell = GRIDS[g][1] + r * GRIDS[g][0] // height * GRIDS[g][0] + q * GRIDS[g][0] // width
         total += tl.load(codes + cell[:, None].to(tl.int64) * channels + c[None, :], mask=mask, other=0.0)
     return total
 
@@ -75,10 +127,10 @@ def _few_taps(
     bottom = top + row_count - 1
     left, right = pixel_offsets(start, c, sw, sc), pixel_offsets(start + count - 1, c, sw, sc)
     above, below = source + top.to(tl.int64) * sh, source + bottom.to(tl.int64) * sh
-    upper = first[:, None] * tl.load(above + left, mask=mask, other=0.0)
-    upper += (1 - first)[:, None] * tl.load(above + right, mask=mask, other=0.0)
-    lower = first[:, None] * tl.load(below + left, mask=mask, other=0.0)
-    lower += (1 - first)[:, None] * tl.load(below + right, mask=mask, other=0.0)
+    upper = first[:, None] * tl.load(above + left, mask=mask, other=0.0).to(ACC)
+    upper += (1 - first)[:, None] * tl.load(above + right, mask=mask, other=0.0).to(ACC)
+    lower = first[:, None] * tl.load(below + left, mask=mask, other=0.0).to(ACC)
+    lower += (1 - first)[:, None] * tl.load(below + right, mask=mask, other=0.0).to(ACC)
     value = weight * upper + (1 - weight) * lower
     slot, code = known
     if codes is not None:

@@ -65,9 +65,12 @@ def tile_options(kernel: str, like: torch.Tensor, lines: int = 0) -> dict[str, A
     return {
         "region_stats": {"CHANNELS": c, "num_warps": 8},
         "region_stats.add": {"CHANNELS": c, "ENTRIES": 1024 if cpu else 16, "num_warps": 4},
-        "region_norm": {"CHANNELS": 16, "CHUNK": 16, "num_warps": 4},
+        "region_norm": {"CHANNELS": 16, "CHUNK": 128 if cpu else 16, "num_warps": 8},
         "region_norm.add": {"CHANNELS": 64, "num_warps": 2},
         "region_stats_backward": {"CHUNK": 64 if cpu else 16, "CHANNELS": c, "ROWS": 32, "num_warps": 8},
+        "dense_pathway_backward": {"ROWS": 128 if cpu else 16, "COLUMNS": w if cpu else 16, "CHANNELS": c, "num_warps": 8},
+        "dense_pathway_backward.gather": {"ROWS": 128 if cpu else 4, "COLUMNS": 64 if cpu else 16, "CHANNELS": c, "num_warps": 4},
+        "dense_pathway_backward.add": {"CHANNELS": c, "num_warps": 2},
         "dense_pathway": {"ROWS": 128 if cpu else 16, "COLUMNS": w if cpu else 16, "CHANNELS": c, "num_warps": 4},
     }[kernel]
 
