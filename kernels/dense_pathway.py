@@ -29,7 +29,7 @@ from zigzag.kernels.dense_pathway_context import (
     with_affines,
 )
 from zigzag.kernels.geometry import image_size
-from zigzag.kernels.launch import launch, tile_options
+from zigzag.kernels.launch import launch, tiles
 
 __all__ = ["dense_pathway", "dense_pathway_backward"]
 
@@ -38,7 +38,7 @@ OptionalTensors = list[Tensor | None]
 
 @triton.jit
 def _combined(values, gain, c, channels, PRODUCT: tl.constexpr):
-    """gain * the product, or the sum, of the contexts."""
+    """Gain * the product, or the sum, of the contexts."""
     total = values[0]
     for j in tl.static_range(1, len(values)):
         if PRODUCT:
@@ -115,10 +115,10 @@ def dense_pathway(
 ) -> list[Tensor]:
     """The output and, with a residual, their sum; in base's strides."""
     results = [torch.empty_like(base) for _ in range(1 if residual is None else 2)]
-    options = tile_options("dense_pathway", base)
+    options = tiles("dense_pathway", base)
     launch(
         evaluate,
-        (programs(base, options)[1],),
+        programs(base, options)[1],
         base,
         tuple(sources),
         tuple(codes),

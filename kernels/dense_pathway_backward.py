@@ -22,7 +22,7 @@ from zigzag.kernels.dense_pathway_context import (
     shape_of,
 )
 from zigzag.kernels.geometry import image_size, readers, resize_tap, tap_weight
-from zigzag.kernels.launch import accumulation, blocks, launch, tile_options
+from zigzag.kernels.launch import accumulation, blocks, launch, tiles
 from zigzag.kernels.region_stats import region_sums
 
 OptionalTensors = list[Tensor | None]
@@ -33,8 +33,7 @@ def _around(values, scales, shifts, n, c, channels, PRODUCT: tl.constexpr, ACC: 
     """Per source the product of all other contexts, from both ends, and the product (or sum) of all of them."""
     after = ()
     total = tl.full(values[0].shape, 1.0 if PRODUCT else 0.0, ACC)
-    for back in tl.static_range(len(values)):
-        j: tl.constexpr = len(values) - 1 - back
+    for j in tl.static_range(len(values) - 1, -1, -1):
         context = affine(values[j], scales[j], shifts[j], n, c, channels)
         after = (total,) + after
         total = total * context if PRODUCT else total + context
@@ -48,9 +47,54 @@ def _around(values, scales, shifts, n, c, channels, PRODUCT: tl.constexpr, ACC: 
 
 
 @triton.jit
+def _read(x, strides, n, row, w, c, mask, ACC: tl.constexpr):
+    """A row of a tile of a map; zeros where there is none."""
+    if x is None:
+        pixels = tl.zeros(mask.shape, ACC)
+    else:
+        at = n * strides[0] + row * strides[2] + pixel_offsets(w, c, strides[3], strides[1])
+        pixels = tl.load(x + at, mask=mask, other=0.0).to(ACC)
+    return pixels
+
+
+@triton.jit
+def _times(values, factors, c, channels):
+    return values * tl.load(factors + c, mask=c < channels, other=0.0)[None, :]
+
+
+@triton.jit
+def _through(change, x, scale, shift, n, c, channels, RELU: tl.constexpr):
+    """What the ReLU behind base's affine lets through."""
+    through = change
+    if RELU:
+        through = tl.where(affine(x, scale, shift, n, c, channels) <= 0, 0.0, change)
+    return through
+
+
+@triton.jit
 def _store_sum(parts, slot, part, count, number, n, c, channels, values):
     at = ((slot * count + part) * number + n).to(tl.int64) * channels
     tl.store(parts + at + c, tl.sum(values, 0), mask=c < channels)
+
+
+@triton.jit
+def _store_sums(
+    parts, part, count, number, n, c, channels, base_scale, gain, scales, of_scale, of_shift, of_gain, of_affines
+):
+    """A base affine's two sums, the gain's and two for every source's affine, as far as they exist, in this order."""
+    slot = 0
+    if base_scale is not None:
+        _store_sum(parts, slot, part, count, number, n, c, channels, of_scale)
+        _store_sum(parts, slot + 1, part, count, number, n, c, channels, of_shift)
+        slot += 2
+    if gain is not None:
+        _store_sum(parts, slot, part, count, number, n, c, channels, of_gain)
+        slot += 1
+    for j in tl.static_range(len(scales)):
+        if scales[j] is not None:
+            _store_sum(parts, slot, part, count, number, n, c, channels, of_affines[j][0])
+            _store_sum(parts, slot + 1, part, count, number, n, c, channels, of_affines[j][1])
+            slot += 2
 
 
 @triton.jit
@@ -63,8 +107,7 @@ def spread(
 ):  # fmt: skip
     """Of a tile of the output: base's gradient, that of every context before its affine, sums for the small tensors.
 
-    ``changes`` are maps (N, H, W, C). ``parts`` (sums, programs, N, C) has a base affine's two, the gain's and two for
-    every source's affine, as far as they exist.
+    ``changes`` are maps (N, H, W, C), ``parts`` (sums, programs, N, C).
     """
     n, begin, w, c, part = place(shape, channels, ROWS, COLUMNS, CHANNELS)
     height, width = shape
@@ -82,25 +125,16 @@ def spread(
     end = tl.minimum(begin + ROWS, height)
     for d in range(begin, tl.minimum(end, own_height)):
         row = tl.cast(d, tl.int64)
-        change = nothing
-        if grad is not None:
-            at = n * grad_strides[0] + row * grad_strides[2] + pixel_offsets(w, c, grad_strides[3], grad_strides[1])
-            change += tl.load(grad + at, mask=mask, other=0.0).to(ACC)
-        if grad_sum is not None:
-            at = n * grad_sum_strides[0] + row * grad_sum_strides[2]
-            at += pixel_offsets(w, c, grad_sum_strides[3], grad_sum_strides[1])
-            change += tl.load(grad_sum + at, mask=mask, other=0.0).to(ACC)
+        change = _read(grad, grad_strides, n, row, w, c, mask, ACC)
+        change += _read(grad_sum, grad_sum_strides, n, row, w, c, mask, ACC)
         through = change
         if base is not None:
-            at = n * base_strides[0] + row * base_strides[2] + pixel_offsets(w, c, base_strides[3], base_strides[1])
-            x = tl.load(base + at, mask=mask, other=0.0).to(ACC)
-            if RELU:
-                through = tl.where(affine(x, base_scale, base_shift, n, c, channels) <= 0, 0.0, change)
+            x = _read(base, base_strides, n, row, w, c, mask, ACC)
+            through = _through(change, x, base_scale, base_shift, n, c, channels, RELU)
+            of_scale += through * x
+            of_shift += through
             if base_scale is not None:
-                of_scale += through * x
-                of_shift += through
-                factor = tl.load(base_scale + n * channels + c, mask=c < channels, other=0.0)
-                through = through * factor[None, :]
+                through = _times(through, base_scale + n * channels, c, channels)
         to = n * to_strides[0] + row * to_strides[2] + pixel_offsets(w, c, to_strides[3], to_strides[1])
         tl.store(grad_base + to, through.to(grad_base.dtype.element_ty), mask=stored)
         if len(sources) > 0:
@@ -111,7 +145,7 @@ def spread(
             others, total = _around(values, scales, shifts, n, c, channels, PRODUCT, ACC)
             if gain is not None:
                 of_gain += change * total
-                change = change * tl.load(gain + c, mask=c < channels, other=0.0)[None, :]
+                change = _times(change, gain, c, channels)
             grown = ()
             at = (n * height + row) * width * channels + pixel_offsets(w, c, channels, 1)
             for j in tl.static_range(len(sources)):
@@ -120,8 +154,7 @@ def spread(
                 if scales[j] is not None:
                     of_own_scale += tl.where(mask, own * values[j], 0.0)
                     of_own_shift += own
-                    factor = tl.load(scales[j] + n * channels + c, mask=c < channels, other=0.0)
-                    own = own * factor[None, :]
+                    own = _times(own, scales[j] + n * channels, c, channels)
                 grown = grown + ((of_own_scale, of_own_shift),)
                 tl.store(changes[j] + at, own.to(grad_base.dtype.element_ty), mask=mask)
             of_affines = grown
@@ -129,19 +162,9 @@ def spread(
         to = n * to_strides[0] + tl.cast(d, tl.int64) * to_strides[2]
         to += pixel_offsets(w, c, to_strides[3], to_strides[1])
         tl.store(grad_base + to, nothing.to(grad_base.dtype.element_ty), mask=stored)
-    slot = 0
-    if base_scale is not None:
-        _store_sum(parts, slot, part, count, number, n, c, channels, of_scale)
-        _store_sum(parts, slot + 1, part, count, number, n, c, channels, of_shift)
-        slot += 2
-    if gain is not None:
-        _store_sum(parts, slot, part, count, number, n, c, channels, of_gain)
-        slot += 1
-    for j in tl.static_range(len(sources)):
-        if scales[j] is not None:
-            _store_sum(parts, slot, part, count, number, n, c, channels, of_affines[j][0])
-            _store_sum(parts, slot + 1, part, count, number, n, c, channels, of_affines[j][1])
-            slot += 2
+    _store_sums(
+        parts, part, count, number, n, c, channels, base_scale, gain, scales, of_scale, of_shift, of_gain, of_affines
+    )
 
 
 @triton.jit
@@ -252,7 +275,7 @@ def dense_pathway_backward(
     grads = [torch.empty_like(source) for source in sources]
     results = [x for x in (*of_base, *(x for pair in of_affines for x in pair)) if x.ndim == 2]
     changes = [like.new_empty((number, height, width, channels)) for _ in sources]
-    options = tile_options("dense_pathway_backward", like)
+    options = tiles("dense_pathway_backward", like)
     count, tasks = programs(like, options)
     parts = like.new_empty((len(results), count, number, channels), dtype=dtype)
     strides = tuple(None if x is None else x.stride() for x in (grad, grad_sum, base))
@@ -260,7 +283,7 @@ def dense_pathway_backward(
     shapes = tuple(shape_of(source) for source in sources)
     launch(
         spread,
-        (tasks,),
+        tasks,
         grad,
         grad_sum,
         base,
@@ -283,14 +306,14 @@ def dense_pathway_backward(
         **options,
     )
     if results:
-        options = tile_options("dense_pathway_backward.add", like)
+        options = tiles("dense_pathway_backward.add", like)
         tasks = len(results) * number * blocks(channels, options["CHANNELS"])
-        launch(add_parts, (tasks,), parts, tuple(results), number, channels, count, ACC=acc, **options)
+        launch(add_parts, tasks, parts, tuple(results), number, channels, count, ACC=acc, **options)
     if sources:
-        options = tile_options("dense_pathway_backward.gather", like)
+        options = tiles("dense_pathway_backward.gather", like)
         tasks = sum(programs(source, options)[1] for source in sources)
         maps = tuple(changes), tuple(grads), valid, tuple(source_valid), tuple(shape_of(own) for own in grads)
-        launch(gather, (tasks,), *maps, (height, width), number, channels, NEAREST=nearest, ACC=acc, **options)
+        launch(gather, tasks, *maps, (height, width), number, channels, NEAREST=nearest, ACC=acc, **options)
     of_codes = _gradients_of_codes(grads, codes, source_valid, grids)
     found: list[Any] = [grad_base, *of_base]
     for own, code, pair in zip(grads, of_codes, of_affines, strict=True):

@@ -15,6 +15,7 @@ OptionalTensors = list[Tensor | None]
 
 
 def shape_of(x: Tensor) -> tuple[int, ...]:
+    """Height, width and strides of a map."""
     return *x.shape[2:], *x.stride()
 
 
@@ -28,7 +29,9 @@ def pathway_constants(
 ) -> dict[str, Any]:
     """The constants that both passes share."""
     known = valid is None and all(own is None for own in valids)
-    few = tuple(known and (nearest or all(s <= t for s, t in zip(x.shape[2:], target.shape[2:]))) for x in sources)
+    few = tuple(
+        known and (nearest or all(s <= t for s, t in zip(x.shape[2:], target.shape[2:], strict=True))) for x in sources
+    )
     first = [sum(k * k for k in grids[:g]) for g in range(len(grids))]
     return {
         "GRIDS": tuple(zip(grids, first, strict=True)),
@@ -116,12 +119,10 @@ def _columns_of_codes(codes, r, taps, c, mask, channels, GRIDS: tl.constexpr, AC
 
 
 @triton.jit
-def _few_taps(
-    source, shape, codes, taps, known, rows, c, mask, channels, GRIDS: tl.constexpr, ACC: tl.constexpr
-):
+def _few_taps(source, shape, codes, taps, known, rows, c, mask, channels, GRIDS: tl.constexpr, ACC: tl.constexpr):
     """The context where neither axis shrinks: two rows and two columns. Codes are kept until their rows change."""
     _, _, _, sc, sh, sw = shape
-    height, width, columns = taps
+    height, _, columns = taps
     start, count, first = columns
     top, row_count, weight = rows
     bottom = top + row_count - 1
@@ -207,7 +208,7 @@ def with_affines(values, scales, shifts, n, c, channels):
 
 @triton.jit
 def affine(value, scale, shift, n, c, channels):
-    """value * scale + shift of image n; None leaves it."""
+    """Value * scale + shift of image n; None leaves it."""
     result = value
     if scale is not None:
         at = n.to(tl.int64) * channels + c

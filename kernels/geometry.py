@@ -27,7 +27,7 @@ def cell_start(y, size, cells):
 
 
 @triton.jit
-def lines(line, GRIDS: tl.constexpr, TAPS: tl.constexpr):  # noqa: N803
+def lines(line, GRIDS: tl.constexpr, TAPS: tl.constexpr):
     """The lines along an axis with these numbers, there being one for every grid, cell and tap in that order.
 
     Of each: K of its grid, the grid's first entry among all sums, its cell, its tap, and whether it exists. GRIDS holds
@@ -47,7 +47,7 @@ def lines(line, GRIDS: tl.constexpr, TAPS: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def cells_of(s, GRIDS: tl.constexpr):  # noqa: N803
+def cells_of(s, GRIDS: tl.constexpr):
     """The cells numbered s, in the order grid, row, column: K, row, column, and whether they exist.
 
     GRIDS holds (K, first cell) of every grid.
@@ -64,7 +64,7 @@ def cells_of(s, GRIDS: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def line_span(cells, cell, tap, exists, size, TAPS: tl.constexpr):  # noqa: N803
+def line_span(cells, cell, tap, exists, size, TAPS: tl.constexpr):
     """First position that a line sums along its axis, and the end; equal where its cell is empty."""
     low = cell_start(cell, size, cells)
     high = cell_start(cell + 1, size, cells)
@@ -74,13 +74,13 @@ def line_span(cells, cell, tap, exists, size, TAPS: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def entry_of(first, cells, y, x, a, b, TAPS: tl.constexpr):  # noqa: N803
+def entry_of(first, cells, y, x, a, b, TAPS: tl.constexpr):
     """Where the sum over cell (y, x), shifted by tap (a, b), stands among all sums."""
     return first + ((y * cells + x) * TAPS + a) * TAPS + b
 
 
 @triton.jit
-def resize_tap(d, source, target, NEAREST: tl.constexpr, ACC: tl.constexpr):  # noqa: N803
+def resize_tap(d, source, target, NEAREST: tl.constexpr, ACC: tl.constexpr):
     """What target row d reads of ``source`` rows: (start, count, first).
 
     Their weights are all ``first`` where the axis shrinks, else ``first`` and 1 - ``first``.
@@ -104,9 +104,9 @@ def resize_tap(d, source, target, NEAREST: tl.constexpr, ACC: tl.constexpr):  # 
 
 
 @triton.jit
-def ratio(above, below, ACC: tl.constexpr):  # noqa: N803
-    """above / below, rounded once."""
-    if ACC == tl.float64:
+def ratio(above, below, ACC: tl.constexpr):
+    """Above / below, rounded once."""
+    if tl.float64 == ACC:
         quotient = above.to(ACC) / below.to(ACC)
     else:
         quotient = tl.div_rn(above.to(ACC), below.to(ACC))
@@ -120,7 +120,7 @@ def tap_weight(k, count, first):
 
 
 @triton.jit
-def readers(r, source, target, NEAREST: tl.constexpr):  # noqa: N803
+def readers(r, source, target, NEAREST: tl.constexpr):
     """The target rows that may read source row r: first and end. All that do are among them."""
     r = r.to(tl.int64)
     low = r * target // source
@@ -135,7 +135,7 @@ def readers(r, source, target, NEAREST: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def any_line_begins(p, size, GRIDS: tl.constexpr, TAPS: tl.constexpr, PAIRS: tl.constexpr):  # noqa: N803
+def any_line_begins(p, size, GRIDS: tl.constexpr, TAPS: tl.constexpr, PAIRS: tl.constexpr):
     """Whether row p lies in other lines than row p - 1 does; PAIRS is at least the number of grids times TAPS."""
     pair = tl.arange(0, PAIRS)
     cells = tl.full([PAIRS], 1, tl.int32)

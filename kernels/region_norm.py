@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zigzag.kernels.geometry import cells_of, image_size, line_span
-from zigzag.kernels.launch import blocks, launch, power_of_two, tile_options
+from zigzag.kernels.launch import blocks, launch, power_of_two, tiles
 
 
 @triton.jit
@@ -61,7 +61,7 @@ def _region_sums(
 
 @triton.jit
 def fold(
-    sums, power, codes, weight, bias, scale, shift, moments, valid, height, width, number, channels, size, rows, core,
+    sums, power, codes, weight, bias, scale, shift, moments, valid, height, width, channels, size, rows, core,
     image_stride, row_stride,
     EPS: tl.constexpr, GRIDS: tl.constexpr, CELLS: tl.constexpr, CHUNK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -79,9 +79,7 @@ def fold(
         real, c = own < size, group * size + own
         square += tl.load(power + n * channels + c, mask=real, other=0.0).to(tl.float64)
         if codes is None:
-            region = _region_sums(
-                sums, codes, c, real, rows, row_stride, channels, height, width, GRIDS, CELLS, CHUNK
-            )
+            region = _region_sums(sums, codes, c, real, rows, row_stride, channels, height, width, GRIDS, CELLS, CHUNK)
         else:
             of_image = codes + n * rows * channels
             region = _region_sums(
@@ -107,8 +105,8 @@ def fold(
 
 @triton.jit
 def unfold(
-    grad_scale, grad_shift, sums, codes, weight, moments, grad_sums, grad_power, grad_codes, by_image, valid,
-    height, width, number, channels, size, rows, core, image_stride, row_stride,
+    grad_scale, grad_shift, sums, codes, weight, moments, grad_sums, grad_power, grad_codes, by_image, number, valid,
+    height, width, channels, size, rows, core, image_stride, row_stride,
     EPS: tl.constexpr, GRIDS: tl.constexpr, CELLS: tl.constexpr, CHUNK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one group of one image; ``by_image`` (2, N, C) is what it gives to weight and bias."""
@@ -178,12 +176,12 @@ def _geometry(sums: Tensor, grids: list[int], groups: int) -> tuple[tuple[Any, .
     """Sizes and strides as both kernels take them, and the constants."""
     channels, rows = sums.shape[2], sums.shape[1]
     cells = power_of_two(rows, 16)
-    sizes = sums.shape[0], channels, channels // groups, rows, grids[0] ** 2, sums.stride(0), sums.stride(1)
+    sizes = channels, channels // groups, rows, grids[0] ** 2, sums.stride(0), sums.stride(1)
     first = [sum(k * k for k in grids[:g]) for g in range(len(grids))]
     return sizes, {
         "GRIDS": tuple(zip(grids, first, strict=True)),
         "CELLS": cells,
-        **tile_options("region_norm", sums),
+        **tiles("region_norm", sums, 16),
     }
 
 
@@ -206,7 +204,7 @@ def region_norm(
     moments = sums.new_empty((number, 2, groups), dtype=torch.float64)
     sizes, constants = _geometry(sums, grids, groups)
     tables = sums, power, codes, weight, bias, scale, shift, moments, valid
-    launch(fold, (number * groups,), *tables, height, width, *sizes, EPS=eps, **constants)
+    launch(fold, number * groups, *tables, height, width, *sizes, EPS=eps, **constants)
     return scale, shift, moments
 
 
@@ -231,9 +229,9 @@ def region_norm_backward(
         grads.append(torch.empty_like(codes))
     by_image = moments.new_empty((2, number, channels))
     sizes, constants = _geometry(sums, grids, moments.shape[2])
-    tables = grad_scale, grad_shift, sums, codes, weight, moments, *grads[:2], grads[4] if codes is not None else None
-    tables = *tables, by_image, valid
-    launch(unfold, (number * moments.shape[2],), *tables, height, width, *sizes, EPS=eps, **constants)
-    options = tile_options("region_norm.add", sums)
-    launch(add_images, (blocks(channels, options["CHANNELS"]),), by_image, *grads[2:4], number, channels, **options)
+    tables: tuple[Any, ...] = grad_scale, grad_shift, sums, codes, weight, moments, *grads[:2]
+    tables = *tables, grads[4] if codes is not None else None, by_image, number, valid
+    launch(unfold, number * moments.shape[2], *tables, height, width, *sizes, EPS=eps, **constants)
+    options = tiles("region_norm.add", sums)
+    launch(add_images, blocks(channels, options["CHANNELS"]), by_image, *grads[2:4], number, channels, **options)
     return grads

@@ -10,7 +10,7 @@ line begins or ends, and is the product of the same matrix with the gradients of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from zigzag.kernels.geometry import any_line_begins, entry_of, image_size, line_span, lines
-from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, tile_options
+from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, tiles
 
 STRIP = 32
 """Rows of a strip. Fixed, as COLUMNS is: an image's sums must not depend on the map that it lies in."""
@@ -150,7 +150,9 @@ def sum_strips(
 def gather_rows(table, index, channels, c, mask):
     """Rows of a table (., C)."""
     return tl.load(
-        table + index[:, None].to(tl.int64) * channels + c[None, :], mask=mask[:, None] & (c < channels)[None], other=0.0
+        table + index[:, None].to(tl.int64) * channels + c[None, :],
+        mask=mask[:, None] & (c < channels)[None],
+        other=0.0,
     )
 
 
@@ -237,12 +239,12 @@ def region_sums(
             sizes[m] = (lines.most + strips - 1) * lines.taps * lines.padded
             powers = x.new_empty((strips, number, channels), dtype=dtype)
             parts[m] = x.new_empty((number, sizes[m], channels), dtype=dtype), powers
-    options = tile_options("region_stats", maps[0], lines=lines.padded * lines.taps)
+    options = tiles("region_stats", maps[0], 16)
     tasks = number * sum(blocks(x.shape[2], STRIP) for x in maps)
     geometry = {"GRIDS": lines.grids, "TAPS": lines.taps, "LINES": lines.padded, "STRIP": STRIP, "ACC": acc}
     launch(
         sum_strips,
-        (tasks * blocks(channels, options["CHANNELS"]),),
+        tasks * blocks(channels, options["CHANNELS"]),
         tuple(maps),
         tuple((*x.shape[2:], *x.stride()) for x in maps),
         *(tuple(column) for column in zip(*parts, strict=True)),
@@ -259,11 +261,11 @@ def region_sums(
     )
     split = [m for m in range(len(maps)) if not whole[m]]
     if split:
-        options = tile_options("region_stats.add", maps[0])
+        options = tiles("region_stats.add", maps[0])
         tasks = len(split) * number * blocks(lines.entries, options["ENTRIES"])
         launch(
             add_strips,
-            (tasks * blocks(channels, options["CHANNELS"]),),
+            tasks * blocks(channels, options["CHANNELS"]),
             *(tuple(found[m][i] for m in split) for found in (parts, results) for i in (0, 1)),
             tuple(valids[m] for m in split),
             tuple(maps[m].shape[2] for m in split),
@@ -308,7 +310,7 @@ def _row_gradient(
 
 @triton.jit
 def spread_sums(
-    x, grad_sums, grad_power, grad_x, valid, shape, to_strides, number, channels, entries,
+    x, grad_sums, grad_power, grad_x, valid, shape, to_strides, channels, entries,
     GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, PAIRS: tl.constexpr, CHUNK: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -333,9 +335,7 @@ def spread_sums(
     change = tl.zeros([COLUMNS, CHANNELS], ACC)
     for p in range(begin, tl.minimum(begin + ROWS, height)):
         if (p == begin) | any_line_begins(p, own_height, GRIDS, TAPS, PAIRS):
-            change = _row_gradient(
-                grad_sums, p, w, c, own_height, own_width, channels, GRIDS, TAPS, LINES, CHUNK, ACC
-            )
+            change = _row_gradient(grad_sums, p, w, c, own_height, own_width, channels, GRIDS, TAPS, LINES, CHUNK, ACC)
         inside = (w < own_width)[:, None] & (p < own_height)
         pixels = tl.load(x + tl.cast(p, tl.int64) * sh + offsets, mask=inside & real, other=0.0).to(ACC)
         grad = tl.where(inside, change + twice[None, :] * pixels, 0.0)
@@ -350,11 +350,11 @@ def region_stats_backward(
     lines = lines_of(grids, halo)
     number, channels, height, width = x.shape
     grad_x = torch.empty_like(x)
-    options = tile_options("region_stats_backward", x)
-    tiles = blocks(height, options["ROWS"]) * blocks(width, COLUMNS) * blocks(channels, options["CHANNELS"])
+    options = tiles("region_stats_backward", x, 16)
+    programs = blocks(height, options["ROWS"]) * blocks(width, COLUMNS) * blocks(channels, options["CHANNELS"])
     launch(
         spread_sums,
-        (number * tiles,),
+        number * programs,
         x,
         grad_sums,
         grad_power,
@@ -362,7 +362,6 @@ def region_stats_backward(
         valid,
         (height, width, *x.stride()),
         grad_x.stride(),
-        number,
         channels,
         lines.entries,
         GRIDS=lines.grids,
