@@ -1,0 +1,162 @@
+"""Launching kernels, and the sizes of their tiles: a shipped choice for every device, or one tuned on this machine.
+
+Nothing is tuned unless it is asked for: a first step starts at once with the shipped choice. `python -m
+zigzag.kernels.tune` times the candidates of every kernel on the GPU at hand and writes what it finds beside Triton's
+own cache, where later processes read it. A choice depends on the kernel, the device, the maps' dtype and layout alone,
+never on their sizes, so that an image's sums are the same bit for bit whatever batch it comes in.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+Options = dict[str, int]
+Hook = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], Any]
+
+# CHANNELS is the most: it is no more than the channels there are. A GPU's tile of float32 has half of the channels.
+SHIPPED: dict[str, dict[str, Options]] = {
+    "gpu": {  # a guess: not measured
+        "region_stats": {"CHANNELS": 64, "num_warps": 8},
+        "region_stats.add": {"CHANNELS": 64, "ENTRIES": 16, "num_warps": 4},
+        "region_stats_backward": {"CHANNELS": 64, "ROWS": 32, "CHUNK": 16, "num_warps": 8},
+        "region_norm": {"CHANNELS": 16, "CHUNK": 16, "num_warps": 8},
+        "region_norm.add": {"CHANNELS": 64, "num_warps": 2},
+        "region_codes": {"ROWS": 64, "VALUES": 32, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4},
+        "region_codes.hidden": {"CHANNELS": 32, "IMAGES": 16, "num_warps": 4},
+        "dense_pathway": {"ROWS": 16, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 4},
+        "dense_pathway_backward": {"ROWS": 16, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 8},
+        "dense_pathway_backward.add": {"CHANNELS": 64, "num_warps": 2},
+        "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 4},
+    },
+    "cpu": {  # the interpreter: a program costs the same whatever its tile
+        "region_stats": {"CHANNELS": 256},
+        "region_stats.add": {"CHANNELS": 256, "ENTRIES": 1024},
+        "region_stats_backward": {"CHANNELS": 256, "ROWS": 128, "CHUNK": 64},
+        "region_norm": {"CHANNELS": 64, "CHUNK": 128},
+        "region_norm.add": {"CHANNELS": 256},
+        "region_codes": {"ROWS": 64, "VALUES": 64, "COLUMNS": 512, "DEPTH": 64},
+        "region_codes.hidden": {"CHANNELS": 256, "IMAGES": 64},
+        "dense_pathway": {"ROWS": 128, "COLUMNS": 128, "CHANNELS": 256},
+        "dense_pathway_backward": {"ROWS": 128, "COLUMNS": 128, "CHANNELS": 256},
+        "dense_pathway_backward.add": {"CHANNELS": 256},
+        "dense_pathway_backward.gather": {"ROWS": 128, "COLUMNS": 128, "CHANNELS": 256},
+    },
+}
+"""Tiles by kind of device and kernel. A device's own name (`torch.cuda.get_device_name`) goes before its kind."""
+
+_hooks: list[Hook] = []
+_trials: dict[str, Options] = {}
+
+
+def accumulation(dtype: torch.dtype) -> tuple[torch.dtype, Any]:
+    """What sums of maps of ``dtype`` are kept in, as torch and as Triton call it."""
+    return (torch.float64, tl.float64) if dtype == torch.float64 else (torch.float32, tl.float32)
+
+
+def power_of_two(size: int, least: int = 1) -> int:
+    """The next power of two from ``size`` up, at least ``least``."""
+    return max(1 << (size - 1).bit_length(), least)
+
+
+def blocks(size: int, block: int) -> int:
+    """How many blocks cover ``size``."""
+    return -(-size // block)
+
+
+# --- launches ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def launches_to(hook: Hook) -> Iterator[None]:
+    """Call ``hook(kernel, grid, arguments, options)`` in the place of every launch in a ``with`` block."""
+    _hooks.append(hook)
+    try:
+        yield
+    finally:
+        _hooks.pop()
+
+
+def launch(kernel: Any, tasks: int, *arguments: Any, **options: Any) -> None:
+    """Run ``tasks`` programs of a kernel on the current stream; nothing where there are none."""
+    if tasks == 0:
+        return
+    if _hooks:
+        _hooks[-1](kernel, (tasks,), arguments, options)
+    else:
+        kernel[(tasks,)](*arguments, **options)
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+
+def tiles(kernel: str, like: Tensor, least_channels: int = 1) -> dict[str, Any]:
+    """The tile of a kernel for maps such as ``like``: constants by name, and options of the compiler."""
+    options = dict(_trials.get(kernel) or _chosen(kernel, like))
+    if "CHANNELS" in options:
+        narrow = like.device.type == "cpu" or like.element_size() == 2
+        most = options["CHANNELS"] if narrow else options["CHANNELS"] // 2
+        options["CHANNELS"] = max(min(power_of_two(like.shape[1 if like.ndim == 4 else 2]), most), least_channels)
+    return options
+
+
+def _chosen(kernel: str, like: Tensor) -> Options:
+    if like.device.type == "cpu":
+        return SHIPPED["cpu"][kernel]
+    device = device_name(like.device)
+    tuned = _tuned().get(key_of(kernel, like, device))
+    return tuned or SHIPPED.get(device, SHIPPED["gpu"])[kernel]
+
+
+@functools.cache
+def device_name(device: torch.device) -> str:
+    """What the device calls itself; "gpu" for a meta tensor's, which is any."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "gpu"
+
+
+def key_of(kernel: str, like: Tensor, device: str) -> str:
+    """What a tuned tile depends on."""
+    layout = "channels_last" if like.ndim == 4 and like.stride(1) == 1 else "contiguous"
+    return "/".join((device, kernel, str(like.dtype).removeprefix("torch."), layout))
+
+
+def tuned_file() -> Path:
+    """Where tuned tiles are kept."""
+    return Path(triton.knobs.cache.dir) / "zigzag-tiles.json"
+
+
+@functools.cache
+def _tuned() -> dict[str, Options]:
+    file = tuned_file()
+    found: dict[str, Options] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
+
+
+@contextmanager
+def trial(kernel: str, options: Options) -> Iterator[None]:
+    """Take these tiles for a kernel in a ``with`` block."""
+    _trials[kernel] = options
+    try:
+        yield
+    finally:
+        del _trials[kernel]
+
+
+def keep_tuned(found: dict[str, Options]) -> Path:
+    """Add tuned tiles to those on disk, the file replaced as a whole; later calls take them."""
+    file = tuned_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole = file.with_suffix(".new")
+    whole.write_text(json.dumps({**_tuned(), **found}, indent=1))
+    whole.replace(file)
+    _tuned.cache_clear()
+    return file

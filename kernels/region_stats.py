@@ -1,0 +1,375 @@
+"""region_stats in Triton, forward and backward. See zigzag/ops/region_stats.py for what it computes.
+
+Forward: a program walks down a strip of rows of one image. A row becomes the sums of all column lines (grid, cell, tap)
+by one product with their 0/1 membership matrix; these are added to the row lines that the row lies in, one for every
+grid and tap, in registers, and written when a line ends. Each pixel is read once. Where a map has several strips, a
+second launch adds up what they have of each line. Backward is the adjoint: a row of gradients changes only where a row
+line begins or ends, and is the product of the same matrix with the gradients of the lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zigzag.kernels.geometry import any_line_begins, entry_of, image_size, line_span, lines
+from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, tiles
+
+STRIP = 32
+"""Rows of a strip. Fixed, as COLUMNS is: an image's sums must not depend on the map that it lies in."""
+COLUMNS = 64
+"""Columns of a tile."""
+
+
+class Lines(NamedTuple):
+    """The lines of all grids and taps along an axis, as kernels take them.
+
+    Attributes:
+        grids: (K, first line, first entry among all sums) of every grid.
+        taps: 2 * halo + 1.
+        padded: how many lines, as a power of two.
+        entries: how many sums there are.
+        most: the greatest K.
+    """
+
+    grids: tuple[tuple[int, int, int], ...]
+    taps: int
+    padded: int
+    entries: int
+    most: int
+
+
+def lines_of(grids: Sequence[int], halo: int) -> Lines:
+    """The lines of these grids and 2 * halo + 1 taps."""
+    taps = 2 * halo + 1
+    found = []
+    line = entry = 0
+    for cells in grids:
+        found.append((cells, line, entry))
+        line += cells * taps
+        entry += (cells * taps) ** 2
+    return Lines(tuple(found), taps, power_of_two(line, 16), entry, max(grids))
+
+
+@triton.jit
+def _membership(low, high, w, dtype: tl.constexpr):
+    """The 0/1 matrix of lines x columns."""
+    return ((w[None, :] >= low[:, None]) & (w[None, :] < high[:, None])).to(dtype)
+
+
+@triton.jit
+def _store_rows(to, rows, channels, c, values, mask):
+    tl.store(to + rows[:, None].to(tl.int64) * channels + c[None, :], values, mask=mask[:, None] & (c < channels)[None])
+
+
+@triton.jit
+def _sum_strip(
+    x, shape, sums, powers, valid, n, strip, c, channels, size,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, TILES: tl.constexpr,
+    WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """What one strip of image n has of every row line, into ``size`` rows of ``sums``, and of the squares."""
+    height, width, sn, sc, sh, sw = shape
+    height, width = image_size(valid, n, height, width)
+    line = tl.arange(0, LINES)
+    cells, first, cell, tap, exists = lines(line, GRIDS, TAPS)
+    low, high = line_span(cells, cell, tap, exists, width, TAPS)
+    dtype: tl.constexpr = x.dtype.element_ty
+    w = tl.arange(0, COLUMNS)
+    x += n.to(tl.int64) * sn
+    offsets = w[:, None].to(tl.int64) * sw + c[None, :].to(tl.int64) * sc
+    sums += n.to(tl.int64) * size * channels
+    power = tl.zeros([COLUMNS, c.shape[0]], ACC)
+    parts = ()
+    for _ in tl.static_range(TAPS):
+        parts = parts + (tl.zeros([LINES, c.shape[0]], ACC),)
+    end = tl.minimum((strip + 1) * STRIP, height)
+    for p in range(strip * STRIP, end):
+        row_sums = tl.zeros([LINES, c.shape[0]], ACC)
+        for tile in range(TILES):
+            at = tile * COLUMNS
+            inside = (at + w < width)[:, None] & (c < channels)[None, :]
+            row = x + tl.cast(p, tl.int64) * sh + tl.cast(at, tl.int64) * sw
+            pixels = tl.load(row + offsets, mask=inside, other=0.0)
+            member = _membership(low, high, at + w, dtype)
+            row_sums = tl.dot(member, pixels, row_sums, input_precision="ieee", out_dtype=ACC)
+            power += pixels.to(ACC) * pixels.to(ACC)
+        grown = ()
+        for a in tl.static_range(TAPS):
+            h = p - a + TAPS // 2
+            within = exists & (h >= 0) & (h < height)
+            y = h * cells // height
+            part = parts[a] + tl.where(within[:, None], row_sums, 0.0)
+            last = within & ((p + 1 == end) | ((h + 1) * cells // height != y))
+            if WHOLE:
+                _store_rows(sums, entry_of(first, cells, y, cell, a, tap, TAPS), channels, c, part, last)
+            else:
+                _store_rows(sums, ((y + strip) * TAPS + a) * LINES + line, channels, c, part, last)
+            grown = grown + (tl.where(last[:, None], 0.0, part),)
+        parts = grown
+    tl.store(powers + tl.cast(n, tl.int64) * channels + c, tl.sum(power, 0), mask=c < channels)
+    if WHOLE:
+        if height < MOST * (TAPS // 2 + 1):  # a line may have no rows at all, and no row ends it
+            for y in range(MOST):
+                for a in tl.static_range(TAPS):
+                    begin, until = line_span(cells, y, a, exists, height, TAPS)
+                    empty = exists & (y < cells) & (tl.maximum(begin, 0) >= tl.minimum(until, height))
+                    nothing = tl.zeros([LINES, c.shape[0]], ACC)
+                    _store_rows(sums, entry_of(first, cells, y, cell, a, tap, TAPS), channels, c, nothing, empty)
+
+
+@triton.jit
+def sum_strips(
+    maps, shapes, results, powers, valids, number, channels,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, TILES: tl.constexpr,
+    SIZES: tl.constexpr, WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """Every strip of every map: into its own rows of ``results``, or straight to the sums of maps of one strip."""
+    channel_blocks = tl.cdiv(channels, CHANNELS)
+    block = tl.program_id(0) % channel_blocks
+    task = tl.program_id(0) // channel_blocks
+    c = block * CHANNELS + tl.arange(0, CHANNELS)
+    for m in tl.static_range(len(maps)):
+        strips = tl.cdiv(shapes[m][0], STRIP)
+        if (task >= 0) & (task < strips * number):
+            n, strip = task // strips, task % strips
+            _sum_strip(
+                maps[m], shapes[m], results[m], powers[m] + strip * number * channels, valids[m], n, strip, c,
+                channels, SIZES[m], GRIDS, TAPS, LINES, MOST, TILES[m], WHOLE[m], STRIP, COLUMNS, ACC,
+            )  # fmt: skip
+        task -= strips * number
+
+
+@triton.jit
+def gather_rows(table, index, channels, c, mask):
+    """Rows of a table (., C)."""
+    return tl.load(
+        table + index[:, None].to(tl.int64) * channels + c[None, :],
+        mask=mask[:, None] & (c < channels)[None],
+        other=0.0,
+    )
+
+
+@triton.jit
+def _entries(e, GRIDS: tl.constexpr, TAPS: tl.constexpr):
+    """Of the sums numbered e: K, cell (y, x), tap (a, b), the column line, and whether they exist."""
+    cells = tl.full(e.shape, 1, tl.int32)
+    line = tl.zeros(e.shape, tl.int32)
+    within = tl.zeros(e.shape, tl.int32)
+    exists = e < 0
+    for g in tl.static_range(len(GRIDS)):
+        own = (e >= GRIDS[g][2]) & (e < GRIDS[g][2] + GRIDS[g][0] * TAPS * GRIDS[g][0] * TAPS)
+        cells = tl.where(own, GRIDS[g][0], cells)
+        line = tl.where(own, GRIDS[g][1], line)
+        within = tl.where(own, e - GRIDS[g][2], within)
+        exists = exists | own
+    b, a = within % TAPS, within // TAPS % TAPS
+    x, y = within // (TAPS * TAPS) % cells, within // (TAPS * TAPS) // cells
+    return cells, y, a, line + x * TAPS + b, exists
+
+
+@triton.jit
+def _add_strips(
+    part, powers, to, to_power, valid, height, n, first, c, number, channels, size, entries,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, STRIP: tl.constexpr, ENTRIES: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """ENTRIES of one image's sums from what its strips have of them, and with the first of them its power."""
+    height, _ = image_size(valid, n, height, 1)
+    e = first + tl.arange(0, ENTRIES)
+    cells, y, a, line, exists = _entries(e, GRIDS, TAPS)
+    low, high = line_span(cells, y, a, exists, height, TAPS)
+    low, high = tl.maximum(low, 0), tl.minimum(high, height)
+    part += n.to(tl.int64) * size * channels
+    total = tl.zeros([ENTRIES, c.shape[0]], ACC)
+    power = tl.zeros([c.shape[0]], ACC)
+    for strip in range(tl.cdiv(height, STRIP)):
+        own = (low < high) & (low < (strip + 1) * STRIP) & (high > strip * STRIP)
+        total += gather_rows(part, ((y + strip) * TAPS + a) * LINES + line, channels, c, own)
+        at = (strip * number + n).to(tl.int64) * channels
+        power += tl.load(powers + at + c, mask=c < channels, other=0.0)
+    _store_rows(to + n.to(tl.int64) * entries * channels, e, channels, c, total, exists)
+    if first == 0:
+        tl.store(to_power + n.to(tl.int64) * channels + c, power, mask=c < channels)
+
+
+@triton.jit
+def add_strips(
+    parts, powers, results, result_powers, valids, heights, number, channels, entries,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, SIZES: tl.constexpr, STRIP: tl.constexpr,
+    CHANNELS: tl.constexpr, ENTRIES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The sums of every map from those of its strips, in their order."""
+    channel_blocks = tl.cdiv(channels, CHANNELS)
+    entry_blocks = tl.cdiv(entries, ENTRIES)
+    c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
+    task = tl.program_id(0) // channel_blocks
+    first = task % entry_blocks * ENTRIES
+    image = task // entry_blocks
+    for m in tl.static_range(len(parts)):
+        if (image >= m * number) & (image < (m + 1) * number):
+            _add_strips(
+                parts[m], powers[m], results[m], result_powers[m], valids[m], heights[m], image - m * number, first, c,
+                number, channels, SIZES[m], entries, GRIDS, TAPS, LINES, STRIP, ENTRIES, ACC,
+            )  # fmt: skip
+
+
+def region_sums(
+    maps: Sequence[Tensor], grids: Sequence[int], halo: int, valids: Sequence[Tensor | None]
+) -> list[tuple[Tensor, Tensor]]:
+    """`region_stats` of several maps of one N and C, in one launch, or two where a map has more rows than a strip."""
+    lines = lines_of(grids, halo)
+    number, channels = maps[0].shape[:2]
+    dtype, acc = accumulation(maps[0].dtype)
+    results = [
+        (x.new_empty((number, lines.entries, channels), dtype=dtype), x.new_empty((number, channels), dtype=dtype))
+        for x in maps
+    ]
+    whole = tuple(x.shape[2] <= STRIP for x in maps)
+    parts, sizes = list(results), [lines.entries] * len(maps)
+    for m, x in enumerate(maps):
+        if not whole[m]:
+            strips = blocks(x.shape[2], STRIP)
+            sizes[m] = (lines.most + strips - 1) * lines.taps * lines.padded
+            powers = x.new_empty((strips, number, channels), dtype=dtype)
+            parts[m] = x.new_empty((number, sizes[m], channels), dtype=dtype), powers
+    options = tiles("region_stats", maps[0], 16)
+    tasks = number * sum(blocks(x.shape[2], STRIP) for x in maps)
+    geometry = {"GRIDS": lines.grids, "TAPS": lines.taps, "LINES": lines.padded, "STRIP": STRIP, "ACC": acc}
+    launch(
+        sum_strips,
+        tasks * blocks(channels, options["CHANNELS"]),
+        tuple(maps),
+        tuple((*x.shape[2:], *x.stride()) for x in maps),
+        *(tuple(column) for column in zip(*parts, strict=True)),
+        tuple(valids),
+        number,
+        channels,
+        MOST=lines.most,
+        TILES=tuple(blocks(x.shape[3], COLUMNS) for x in maps),
+        SIZES=tuple(sizes),
+        WHOLE=whole,
+        COLUMNS=COLUMNS,
+        **geometry,
+        **options,
+    )
+    split = [m for m in range(len(maps)) if not whole[m]]
+    if split:
+        options = tiles("region_stats.add", maps[0])
+        tasks = len(split) * number * blocks(lines.entries, options["ENTRIES"])
+        launch(
+            add_strips,
+            tasks * blocks(channels, options["CHANNELS"]),
+            *(tuple(found[m][i] for m in split) for found in (parts, results) for i in (0, 1)),
+            tuple(valids[m] for m in split),
+            tuple(maps[m].shape[2] for m in split),
+            number,
+            channels,
+            lines.entries,
+            SIZES=tuple(sizes[m] for m in split),
+            **geometry,
+            **options,
+        )
+    return results
+
+
+def region_stats(x: Tensor, grids: list[int], halo: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Shifted region sums (N, S, C) and power (N, C) of a map."""
+    return region_sums([x], grids, halo, [valid])[0]
+
+
+# --- backward ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _row_gradient(
+    grad_sums, p, w, c, height, width, channels,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """What the sums' gradients give to pixels w of row p, whatever they hold; CHUNK lines at a time."""
+    change = tl.zeros([w.shape[0], c.shape[0]], ACC)
+    for chunk in range(LINES // CHUNK):
+        cells, first, cell, tap, exists = lines(chunk * CHUNK + tl.arange(0, CHUNK), GRIDS, TAPS)
+        low, high = line_span(cells, cell, tap, exists, width, TAPS)
+        row = tl.zeros([CHUNK, c.shape[0]], ACC)
+        for a in tl.static_range(TAPS):
+            h = p - a + TAPS // 2
+            within = exists & (h >= 0) & (h < height)
+            to = entry_of(first, cells, h * cells // height, cell, a, tap, TAPS)
+            row += gather_rows(grad_sums, to, channels, c, within)
+        member = ((w[:, None] >= low[None, :]) & (w[:, None] < high[None, :])).to(ACC)
+        change = tl.dot(member, row, change, input_precision="ieee", out_dtype=ACC)
+    return change
+
+
+@triton.jit
+def spread_sums(
+    x, grad_sums, grad_power, grad_x, valid, shape, to_strides, channels, entries,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, PAIRS: tl.constexpr, CHUNK: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a tile of a map, row by row: of the lines that each pixel lies in, and of its square."""
+    height, width, sn, sc, sh, sw = shape
+    to_n, to_c, to_h, to_w = to_strides
+    c = tl.program_id(0) % tl.cdiv(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
+    task = tl.program_id(0) // tl.cdiv(channels, CHANNELS)
+    tiles = tl.cdiv(width, COLUMNS)
+    strips = tl.cdiv(height, ROWS)
+    w = task % tiles * COLUMNS + tl.arange(0, COLUMNS)
+    begin = task // tiles % strips * ROWS
+    n = task // tiles // strips
+    own_height, own_width = image_size(valid, n, height, width)
+    real = (c < channels)[None, :]
+    offsets = w[:, None].to(tl.int64) * sw + c[None, :].to(tl.int64) * sc
+    to_offsets = w[:, None].to(tl.int64) * to_w + c[None, :].to(tl.int64) * to_c
+    x += n.to(tl.int64) * sn
+    grad_x += n.to(tl.int64) * to_n
+    grad_sums += n.to(tl.int64) * entries * channels
+    twice = 2 * tl.load(grad_power + n.to(tl.int64) * channels + c, mask=c < channels, other=0.0)
+    change = tl.zeros([COLUMNS, CHANNELS], ACC)
+    for p in range(begin, tl.minimum(begin + ROWS, height)):
+        if (p == begin) | any_line_begins(p, own_height, GRIDS, TAPS, PAIRS):
+            change = _row_gradient(grad_sums, p, w, c, own_height, own_width, channels, GRIDS, TAPS, LINES, CHUNK, ACC)
+        inside = (w < own_width)[:, None] & (p < own_height)
+        pixels = tl.load(x + tl.cast(p, tl.int64) * sh + offsets, mask=inside & real, other=0.0).to(ACC)
+        grad = tl.where(inside, change + twice[None, :] * pixels, 0.0)
+        to = grad_x + tl.cast(p, tl.int64) * to_h + to_offsets
+        tl.store(to, grad.to(grad_x.dtype.element_ty), mask=(w < width)[:, None] & real)
+
+
+def region_stats_backward(
+    x: Tensor, grad_sums: Tensor, grad_power: Tensor, grids: list[int], halo: int, valid: Tensor | None
+) -> Tensor:
+    """The gradient of x, in its strides."""
+    lines = lines_of(grids, halo)
+    number, channels, height, width = x.shape
+    grad_x = torch.empty_like(x)
+    options = tiles("region_stats_backward", x, 16)
+    programs = blocks(height, options["ROWS"]) * blocks(width, COLUMNS) * blocks(channels, options["CHANNELS"])
+    launch(
+        spread_sums,
+        number * programs,
+        x,
+        grad_sums,
+        grad_power,
+        grad_x,
+        valid,
+        (height, width, *x.stride()),
+        grad_x.stride(),
+        channels,
+        lines.entries,
+        GRIDS=lines.grids,
+        TAPS=lines.taps,
+        LINES=lines.padded,
+        PAIRS=power_of_two(len(grids) * lines.taps),
+        COLUMNS=COLUMNS,
+        ACC=accumulation(x.dtype)[1],
+        **options,
+    )
+    return grad_x

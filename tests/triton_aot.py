@@ -1,0 +1,219 @@
+"""Compiles Triton kernels for GPUs that are not there, in the very specialisations that the operations launch.
+
+Operations are called on meta tensors with every launch caught; what was caught is compiled ahead of time. Run as a
+program (a process with Triton's interpreter cannot compile), it prints a table of registers, spills and shared memory.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from zigzag.kernels import launch
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx950": GPUTarget("hip", "gfx950", 64),
+}
+NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+NAMES |= {torch.int64: "i64", torch.int32: "i32"}
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What became of one kernel on one target; a spill is anything that a register did not hold."""
+
+    registers: int
+    spills: int
+    shared: int
+    wide_loads: int
+    wide_stores: int
+    loads: int
+    stores: int
+
+
+def specialise(path, value, constants, attributes):
+    """The type of an argument as Triton's own launcher sees it: what is 1 or None is a constant."""
+    if isinstance(value, (tuple, list)):
+        return tuple(specialise((*path, i), item, constants, attributes) for i, item in enumerate(value))
+    if isinstance(value, torch.Tensor):
+        attributes[path] = [["tt.divisibility", 16]]
+        return f"*{NAMES[value.dtype]}"
+    if value is None or (type(value) is int and value == 1):
+        constants[path] = value
+        return "constexpr"
+    if type(value) is float:
+        return "fp32"
+    if value % 16 == 0:
+        attributes[path] = [["tt.divisibility", 16]]
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def source_of(kernel, arguments, options):
+    """The kernel's source for these arguments, and the compiler's options."""
+    given = dict(zip(kernel.arg_names, arguments, strict=False))
+    given |= {name: value for name, value in options.items() if name in kernel.arg_names}
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(kernel.params):
+        value = given.get(parameter.name, parameter.default)
+        if parameter.is_constexpr:
+            signature[parameter.name] = "constexpr"
+            constants[(index,)] = value
+        else:
+            signature[parameter.name] = specialise((index,), value, constants, attributes)
+    compiler = {name: value for name, value in options.items() if name not in kernel.arg_names}
+    return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), compiler
+
+
+def compile_for(target, kernel, arguments, options):
+    """One specialisation on one target."""
+    source, compiler = source_of(kernel, arguments, options)
+    binary = triton.compile(source, target=TARGETS[target], options=compiler)
+    if TARGETS[target].backend == "hip":
+        text = binary.asm["amdgcn"]
+        field = lambda name: int(re.search(rf"\.{name}:\s*(\d+)", text)[1])  # noqa: E731
+        spills = field("vgpr_spill_count") + field("sgpr_spill_count")
+        return Compiled(field("vgpr_count"), spills, binary.metadata.shared, 0, 0, 0, 0)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        usage, sass = (dump(flag, file.name) for flag in ("--dump-resource-usage", "-sass"))
+    wide = [len(re.findall(rf"{name}\.E[.\w]*\.128", sass)) for name in ("LDG", "STG")]
+    all_accesses = [len(re.findall(rf"{name}\.E", sass)) for name in ("LDG", "STG")]
+    return Compiled(
+        int(re.search(r"REG:(\d+)", usage)[1]),
+        int(re.search(r"STACK:(\d+)", usage)[1]) + len(re.findall(r"\bSTL\b", sass)),
+        binary.metadata.shared,
+        *wide,
+        *all_accesses,
+    )
+
+
+def dump(flag, path):
+    return subprocess.run([CUOBJDUMP, flag, path], check=True, capture_output=True, text=True).stdout
+
+
+# --- what operations launch -------------------------------------------------------------------------------------------
+
+STREAMING = ("evaluate", "spread", "gather", "spread_sums", "add_strips")
+"""Kernels that load whole pixels into registers; sum_strips copies them to shared memory, also 16 bytes at a time."""
+
+
+def empty(*shape, dtype=torch.float32):
+    return torch.empty(*shape, device="meta", dtype=dtype)
+
+
+def maps_of(dtype, *sizes, number=16, channels=256, layout=torch.channels_last):
+    return [empty(number, channels, size, size, dtype=dtype).to(memory_format=layout) for size in sizes]
+
+
+def call_stats(dtype, size, grids, halo, **options):
+    from zigzag.kernels.region_stats import region_stats, region_stats_backward
+
+    (x,) = maps_of(dtype, size, **options)
+    sums, power = region_stats(x, grids, halo, None)
+    region_stats_backward(x, sums, power, grids, halo, None)
+
+
+def call_codes(dtype, layout):
+    from zigzag.kernels.region_codes import region_codes, region_codes_backward
+
+    parameters = []
+    for grid in GRIDS:
+        for size in (3, grid, grid):
+            parameters += [empty(256, 256, size, size, dtype=dtype).to(memory_format=layout), empty(256, dtype=dtype)]
+    sums = empty(16, 83 * 9, 256)
+    options = GRIDS, 119, 119, True, None
+    _, regions, hidden = region_codes(sums, parameters, *options)
+    region_codes_backward(regions, sums, parameters, regions, hidden, *options)
+
+
+def call_norm(codes):
+    from zigzag.kernels.region_norm import region_norm, region_norm_backward
+
+    grids = GRIDS if codes else [1]
+    sums = empty(16, 83 * 9, 256)[:, 4::9] if codes else empty(16, 1, 256)
+    coded = empty(16, 83, 256) if codes else None
+    table, weight = empty(16, 256), empty(256)
+    scale, shift, moments = region_norm(sums, table, coded, weight, weight, grids, 32, 119, 119, 1e-5, None)
+    region_norm_backward(scale, shift, sums, coded, weight, moments, grids, 119, 119, 1e-5, None)
+
+
+def call_pathway(dtype, target, sources, *, padded=False, **options):
+    from zigzag.kernels.dense_pathway import dense_pathway, dense_pathway_backward
+
+    base, *maps = maps_of(dtype, target, *sources, **options)
+    table, valid = empty(16, 256), empty(16, 2, dtype=torch.int64) if padded else None
+    count = len(maps)
+    small = [empty(16, 83, 256)] * count, table, table, [table] * count, [table] * count, empty(256)
+    end = valid, [valid] * count, GRIDS, True, True, False
+    dense_pathway(base, maps, *small, base, *end)
+    dense_pathway_backward(base, base, base, maps, *small, *end)
+
+
+GRIDS = [3, 5, 7]
+
+
+def launches(dtype):
+    """(kernel, arguments, options) of everything that the neck launches on maps of a dtype, a level being 119 wide."""
+    found = {}
+
+    def catch(kernel, _grid, arguments, options):
+        found.setdefault(repr((kernel.__name__, shown(arguments), shown(options))), (kernel, arguments, options))
+
+    with launch.launches_to(catch):
+        for size in (119, 15):
+            call_stats(dtype, size, GRIDS, 1)
+        call_stats(dtype, 119, [1], 0)
+        call_stats(dtype, 119, GRIDS, 0, layout=torch.contiguous_format)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            call_codes(dtype, layout)
+        call_norm(codes=True)
+        call_norm(codes=False)
+        for target, sources in ((119, (60, 30, 15)), (60, (30, 15)), (15, (119, 60, 30)), (119, ())):
+            call_pathway(dtype, target, sources)
+        call_pathway(dtype, 119, (60, 30, 15), padded=True)
+        call_pathway(dtype, 119, (60, 30, 15), layout=torch.contiguous_format)
+    return list(found.values())
+
+
+def shown(value):
+    """A value by what specialises a kernel."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype
+    if isinstance(value, dict):
+        return {name: shown(item) for name, item in value.items()}
+    return tuple(map(shown, value)) if isinstance(value, (tuple, list)) else value
+
+
+def table(dtypes, targets):
+    """Rows (kernel, dtype, target, Compiled)."""
+    for dtype in dtypes:
+        for kernel, arguments, options in launches(dtype):
+            for target in targets:
+                yield kernel.__name__, NAMES[dtype], target, compile_for(target, kernel, arguments, options)
+
+
+def main():
+    rows = list(table((torch.bfloat16, torch.float16, torch.float32), TARGETS))
+    print(f"{'kernel':18} {'dtype':5} {'target':7} registers spills shared wide/all loads wide/all stores")
+    for name, dtype, target, row in rows:
+        accesses = f"{row.wide_loads:6}/{row.loads:<5} {row.wide_stores:6}/{row.stores}"
+        print(f"{name:18} {dtype:5} {target:7} {row.registers:9} {row.spills:6} {row.shared:6} {accesses}")
+
+
+if __name__ == "__main__":
+    main()
