@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from zigzag.bench import pyramid, runner
+from zigzag.bench.baselines import evict
 from zigzag.bench.cases import REGISTRY
 from zigzag.bench.settings import Settings, available_threads
 from zigzag.bench.workload import COMMUTED, EAGER, FLOOR, OURS, Workload, build_neck
@@ -87,6 +88,6 @@ def timed(benchmark, checked):
             pytest.skip(f"{name} has no {side} side of its own")
         benchmark.extra_info["shape"] = case.shape
         rounds = 3 if name.startswith("neck") else 20
-        benchmark.pedantic(call, rounds=rounds, warmup_rounds=1)
+        benchmark.pedantic(call, setup=evict, rounds=rounds, warmup_rounds=1)
 
     return run

@@ -87,6 +87,13 @@ class TestTiming:
         timing.interleave(sides, timing.Plan(3, {"a": 1, "b": 1}), clock=clock)
         assert "".join(log) == "abbaab"
 
+    def test_what_runs_before_is_not_timed(self):
+        clock, log = Clock(), []
+        before, run = clock.run(5.0, log=log, name="-"), clock.run(1.0, log=log, name="a")
+        samples = timing.interleave({"a": run}, timing.Plan(3, {"a": 1}), clock=clock, before=before)
+        assert "".join(log) == "-a-a-a"
+        assert samples["a"].median == 1.0
+
     def test_a_slow_side_skips_rounds_and_still_pairs(self):
         clock = Clock()
         sides = {"slow": clock.run(8.0), "fast": clock.run(1.0)}

@@ -7,6 +7,7 @@ moving the bytes that an operation must move.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,20 @@ from zigzag.geometry import membership
 
 MOSTLY_READ = 10
 """An operation that reads this many times what it writes is measured against a sum, any other against a copy."""
+
+
+_EVICTED = 1 << 27
+"""Bytes read to empty the caches."""
+
+
+@cache
+def _evictor() -> Tensor:
+    return torch.ones(_EVICTED // 4)
+
+
+def evict() -> None:
+    """Empty the caches: what is timed next finds none of its data there, as in a neck after a convolution."""
+    _evictor().sum()
 
 
 def convolved_region_sums(x: Tensor, weights: Sequence[Tensor], grids: Sequence[int]) -> list[Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from zigzag.bench.accuracy import GroupError, Results, Verdict, group_errors, judge
+from zigzag.bench.baselines import evict
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.memory import peak_growth, saved_bytes
 from zigzag.bench.rows import Row, Status
@@ -127,7 +128,7 @@ def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], *,
         estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP)
     seconds = case.seconds[direction] / (4 if quick else 1)
     schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if quick else 5)
-    return interleave(sides, schedule, limit=2 * schedule.seconds(estimates))
+    return interleave(sides, schedule, limit=2 * schedule.seconds(estimates), before=evict)
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,11 @@ def plan(
 
 
 def interleave(
-    sides: Mapping[str, Run], schedule: Plan, limit: float = math.inf, clock: Clock = time.perf_counter
+    sides: Mapping[str, Run],
+    schedule: Plan,
+    limit: float = math.inf,
+    clock: Clock = time.perf_counter,
+    before: Run | None = None,
 ) -> dict[str, Samples]:
     """Time all sides in the same rounds, forwards and backwards through the list in turn.
 
@@ -161,6 +165,7 @@ def interleave(
         schedule: how often.
         limit: seconds after which no further round begins, for a machine that turns out slower than estimated.
         clock: monotonic seconds.
+        before: called ahead of every run, not timed.
 
     Returns:
         The samples of every side: one or more each, for all sides run in the first round.
@@ -176,6 +181,8 @@ def interleave(
             order = list(sides) if number % 2 == 0 else list(sides)[::-1]
             for name in order:
                 if number % schedule.strides[name] == 0:
+                    if before is not None:
+                        before()
                     seconds[name][number], _ = timed(sides[name], clock)
     finally:
         if collecting:
