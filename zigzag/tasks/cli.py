@@ -30,9 +30,18 @@ class SaveConfig(SaveConfigCallback):
     """Keeps config.yaml of a training run beside its results; evaluation writes none."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Save it before training."""
-        if stage == "fit":
+        """Save it before training.
+
+        Raises:
+            DataError: another run's is there.
+        """
+        if stage != "fit":
+            return
+        try:
             super().setup(trainer, pl_module, stage)
+        except RuntimeError as error:
+            there = f"{trainer.log_dir} holds a run, config.yaml and all"
+            raise DataError(f"{there}: name another --trainer.default_root_dir, or go on with --ckpt_path") from error
 
 
 class ZigZagCLI(LightningCLI):
