@@ -221,6 +221,12 @@ class TestGuard:
         assert first_bad_map(network, images) == words
         parameter.data.copy_(kept)
 
+    def test_looking_changes_nothing(self):
+        network = SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18", norm="batch"), NeckOptions(kind="fpn")), 3)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        first_bad_map(network, torch.randn(2, 3, 64, 64))
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
     def test_an_image_is_a_map_too(self, network):
         assert first_bad_map(network, torch.full((1, 3, 64, 64), float("inf"))) == "the image"
 

@@ -73,6 +73,19 @@ class ZigZagCLI(LightningCLI):
                 compute_fn=lambda dataset, names, place=place: classes_of(dataset, names)[place],
             )
 
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer.
+
+        Raises:
+            MisconfigurationException: a field has a value that is not allowed; the message names it.
+        """
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if isinstance(error, DataError | WeightsError):
+                raise
+            raise MisconfigurationException(str(error)) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer: logs go to its folder, weights are averaged where ``--ema`` says so."""
         config = self._get(self.config_init, "trainer")
@@ -177,5 +190,5 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda line: "litlogger" not in line.getMessage()
     )
-    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*litlogger.*"):
+    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*not resumable.*"):
         warnings.filterwarnings("ignore", message=text)
