@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ class TestInference:
         found = windows(size, Inference(window=32))
         assert {place for start, end in found for place in range(start, end)} == set(range(size))
         assert all(end - start == min(size, 32) for start, end in found)
-        assert all(later[0] <= earlier[1] - 32 // 3 + 1 for earlier, later in zip(found, found[1:], strict=False))
+        assert all(later[0] <= earlier[1] - 32 // 3 + 1 for earlier, later in pairwise(found))
 
     def test_a_mirror_image_gives_the_mirrored_result(self):
         network, settings = Local(), Inference(flip=True)
@@ -193,12 +194,13 @@ class TestRecipe:
         assert found == [(1, 0.1, 0.0), (1, 1.0, 1e-4), (3, 1.0, 0.0)]
 
 
-class TestGuard:
-    @pytest.fixture(scope="class")
-    def network(self):
-        neck = NeckOptions(channels=8, norm_groups=2, stages=2, grids=(2,))
-        return SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18"), neck), 3)
+@pytest.fixture(scope="module")
+def network():
+    neck = NeckOptions(channels=8, norm_groups=2, stages=2, grids=(2,))
+    return SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18"), neck), 3)
 
+
+class TestGuard:
     @pytest.mark.parametrize(
         ("name", "words"),
         [
@@ -219,6 +221,12 @@ class TestGuard:
         assert first_bad_map(network, images) == words
         parameter.data.copy_(kept)
 
+    def test_looking_changes_nothing(self):
+        network = SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18", norm="batch"), NeckOptions(kind="fpn")), 3)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        first_bad_map(network, torch.randn(2, 3, 64, 64))
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
     def test_an_image_is_a_map_too(self, network):
         assert first_bad_map(network, torch.full((1, 3, 64, 64), float("inf"))) == "the image"
 
@@ -227,7 +235,7 @@ class TestGuard:
         assert steps == [name for name in steps if place_of(name) or name.endswith(("context", "context_norm"))]
 
     def test_what_is_refused(self):
-        with pytest.raises(ValueError, match="guard.every_n_steps"):
+        with pytest.raises(ValueError, match=r"guard\.every_n_steps"):
             FiniteGuard(0)
 
 

@@ -147,9 +147,14 @@ class SegmentationData(pl.LightningDataModule):
         accumulated = trainer.accumulate_grad_batches
         if trainer.max_steps < 0:
             raise ValueError(f"trainer.max_steps must say how many steps to train, got {trainer.max_steps}")
-        first, last = (steps * accumulated for steps in (trainer.global_step, trainer.max_steps))
         batches = StepBatches(
-            len(source), self.batch_size, first, last, self.seed, trainer.global_rank, trainer.world_size
+            len(source),
+            self.batch_size,
+            lambda: trainer.global_step * accumulated,
+            trainer.max_steps * accumulated,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
         )
         images = TrainingImages(source, self.augmentation, self.seed)
         return DataLoader(images, batch_sampler=batches, **self._options())

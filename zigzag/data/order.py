@@ -1,6 +1,6 @@
 """The order of images: a function of the seed and the step alone, so that a run can go on where it stopped, exactly."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import Sampler
@@ -14,7 +14,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
     Args:
         length: number of images.
         batch_size: images of a step, over all processes.
-        first: the step to begin with.
+        first: gives the step to begin with, whenever the batches are asked for.
         last: the step to end before.
         seed: of the passes' orders.
         rank: this process's number.
@@ -25,7 +25,14 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, length: int, batch_size: int, first: int, last: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        first: Callable[[], int],
+        last: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if batch_size % world:
             raise ValueError(f"data.batch_size must be a multiple of the {world} processes, got {batch_size}")
@@ -33,13 +40,13 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         self.seed, self.rank, self.world = seed, rank, world
 
     def __len__(self) -> int:
-        """Number of batches."""
-        return max(self.last - self.first, 0)
+        """Number of batches of the whole run, as Lightning counts those before a resumption too."""
+        return self.last
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """The batches of this process."""
         shuffled = -1, torch.empty(0, dtype=torch.int64)
-        for step in range(self.first, self.last):
+        for step in range(self.first(), self.last):
             batch = []
             for draw in range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world):
                 turn, place = divmod(draw, self.length)

@@ -71,11 +71,12 @@ def main(words: Sequence[str]) -> int:
     """Run ``zigzag ablate`` and return its exit status: 0, 1 where a variant failed, 2 for bad input."""
     options, overrides = _parser().parse_known_args(list(words[1:]))
     try:
+        paper = reference_values(options.paper)
         results, failures = run(options.set, options.config, options.seeds, options.out, overrides)
     except DataError as error:
         print(f"zigzag ablate: error: {error}", file=sys.stderr)
         return 2
-    print(table(options.set, results, failures, reference_values(options.paper)))
+    print(table(options.set, results, failures, paper))
     return 1 if failures else 0
 
 

@@ -30,9 +30,18 @@ class SaveConfig(SaveConfigCallback):
     """Keeps config.yaml of a training run beside its results; evaluation writes none."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Save it before training."""
-        if stage == "fit":
+        """Save it before training.
+
+        Raises:
+            DataError: another run's is there.
+        """
+        if stage != "fit":
+            return
+        try:
             super().setup(trainer, pl_module, stage)
+        except RuntimeError as error:
+            there = f"{trainer.log_dir} holds a run, config.yaml and all"
+            raise DataError(f"{there}: name another --trainer.default_root_dir, or go on with --ckpt_path") from error
 
 
 class ZigZagCLI(LightningCLI):
@@ -63,6 +72,19 @@ class ZigZagCLI(LightningCLI):
                 target,
                 compute_fn=lambda dataset, names, place=place: classes_of(dataset, names)[place],
             )
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer.
+
+        Raises:
+            MisconfigurationException: a field has a value that is not allowed; the message names it.
+        """
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            if isinstance(error, DataError | WeightsError):
+                raise
+            raise MisconfigurationException(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer: logs go to its folder, weights are averaged where ``--ema`` says so."""
@@ -168,5 +190,5 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda line: "litlogger" not in line.getMessage()
     )
-    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*litlogger.*"):
+    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*not resumable.*"):
         warnings.filterwarnings("ignore", message=text)

@@ -50,7 +50,7 @@ class FiniteGuard(pl.Callback):
         if not torch.isfinite(loss):
             place = self._look(trainer, pl_module)
             where = f"it began in {place}" if place else "every map of the network is finite"
-            raise NonFiniteError(f"step {trainer.global_step}: the loss is {float(loss)}; {where}")
+            raise NonFiniteError(f"step {trainer.global_step}: the loss is {loss.item()}; {where}")
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
         with trainer.precision_plugin.forward_context():  # in the precision that the step runs in
@@ -62,8 +62,11 @@ def first_bad_map(network: nn.Module, images: Tensor) -> str | None:
     """The first map, in the order of computation, that is not finite; None where all are."""
     if not torch.isfinite(images).all():
         return "the image"
+    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}  # batch norms count what they see
     with _watched(network) as bad:
         network(images)
+    for name, buffer in network.named_buffers():
+        buffer.copy_(kept[name])
     return bad[0] if bad else None
 
 

@@ -61,7 +61,7 @@ def segment(network: Network, image: Tensor, classes: int, settings: Inference) 
     """
     height, width = image.shape[1:]
     widest = ceil(width * max(1.0, *settings.scales))
-    rows = max(1, settings.memory * 2**20 // (4 * _HELD * classes * widest))
+    rows = max(1, int(settings.memory * 2**20 / (4 * _HELD * classes * widest)))
     scaled = [_resized(image, factor) for factor in settings.scales]
     bands = [
         probabilities(network, scaled, (height, width), range(top, min(top + rows, height)), classes, settings)

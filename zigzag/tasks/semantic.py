@@ -87,6 +87,7 @@ class SemanticSegmentation(pl.LightningModule):
         """The mean cross-entropy over all pixels of the joint batch that are not void."""
         images = batch["image"].contiguous(memory_format=torch.channels_last)
         loss = joint_loss(self(images), batch["labels"].long())
+        self.log("step", float(self.global_step))  # Lightning's own count is one behind where a run goes on
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -101,6 +102,7 @@ class SemanticSegmentation(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
+        self.log("step", float(self.global_step))
         self._log_scores("val")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002

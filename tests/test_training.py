@@ -1,0 +1,253 @@
+"""The command line of training: a run and its files, exact resumption, two processes, and how runs fail."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
+pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
+pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigzag[train]")
+pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[train]")
+
+from PIL import Image
+from segmentation_files import TINY, folder_set, write_image
+
+import zigzag
+from zigzag import cli
+from zigzag.data import shapes
+from zigzag.tasks import ablate, curves
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 7, "val": 3, "test": 3})
+
+
+def fit(folder, *words, steps=4, every=2):
+    run = [
+        f"--trainer.max_steps={steps}",
+        f"--trainer.val_check_interval={every}",
+        f"--trainer.default_root_dir={folder}",
+    ]
+    return cli.main(["fit", *TINY, *run, *words])
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "COUNTS", {"train": 7, "val": 3, "test": 3})
+        assert fit(folder) == 0
+    return folder
+
+
+class TestRun:
+    def test_what_a_run_leaves(self, trained):
+        assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert "max_steps: 4" in (trained / "config.yaml").read_text()
+        assert [step for step, _ in curves.read(trained, "train/loss")] == [0, 1, 2, 3]
+        assert len(curves.read(trained, "val/miou")) == 2
+
+    def test_it_does_not_overwrite_a_run(self, trained, capsys):
+        assert fit(trained) == 2
+        assert "holds a run" in capsys.readouterr().err
+
+    def test_test_and_validate_take_the_runs_own_configuration(self, trained, capsys):
+        checkpoint = str(trained / "checkpoints" / "last.ckpt")
+        words = ["--ckpt_path", checkpoint, "--model.submission=true", "--model.inference.scales=[0.8,1.0]"]
+        assert cli.main(["test", *words]) == 0
+        assert "mean IoU" in capsys.readouterr().out
+        assert {path.name for path in (trained / "test").iterdir()} == {
+            "scores.json",
+            "classes.txt",
+            "confusion.csv",
+            "contact_sheet.png",
+        }
+        results = sorted((trained / "results/VOC2012/Segmentation/comp6_val_cls").iterdir())
+        assert [path.name for path in results] == ["val_0000.png", "val_0001.png", "val_0002.png"]
+        with Image.open(results[0]) as image:
+            assert (image.mode, image.size) == ("P", (96, 96))
+        assert cli.main(["validate", "--ckpt_path", checkpoint]) == 0
+        assert "val/miou" in capsys.readouterr().out
+
+    def test_predict(self, trained, tmp_path):
+        for seed, name in enumerate(("one.png", "two.png")):
+            write_image(tmp_path / name, seed, (70, 50))
+        photographs = [str(tmp_path / "one.png"), str(tmp_path / "two.png")]
+        words = ["--ckpt_path", str(trained / "checkpoints/last.ckpt"), f"--trainer.default_root_dir={tmp_path}"]
+        assert cli.main(["predict", *photographs, *words]) == 0
+        for name in ("one", "two"):
+            with Image.open(tmp_path / "predictions" / f"{name}.png") as overlay:
+                assert overlay.height > 50
+            with Image.open(tmp_path / "predictions" / f"{name}_labels.png") as labels:
+                assert (labels.mode, labels.size) == ("P", (70, 50))
+
+    def test_another_runs_weights_to_start_from(self, trained, tmp_path, capsys):
+        start = f"--model.start={trained / 'checkpoints/last.ckpt'}"
+        root = folder_set(tmp_path / "data", values=(0, 1))
+        data = ["--data.dataset=folder", f"--data.root={root}", "--data.class_names=[a,b]"]
+        assert fit(tmp_path / "run", start, *data, steps=1, every=1) == 0
+        assert "mismatched (head.classifier.weight is (6, 8, 1, 1), expected (2, 8, 1, 1)" in capsys.readouterr().out
+        assert fit(tmp_path / "other", start, "--model.network.neck.stages=1") == 2
+        assert "does not fit the network" in capsys.readouterr().err
+
+
+class TestResume:
+    @pytest.mark.parametrize("words", [[], ["--ema=0.9"]], ids=["plain", "average"])
+    def test_a_run_goes_on_exactly(self, tmp_path, words):
+        """Where it was cut off between two validations' checkpoints, and where it had ended."""
+        words = [*words, "--model.recipe.schedule=step"]
+        every = ["--checkpoint.save_top_k=-1", "--checkpoint.filename={step}"]
+        assert fit(tmp_path / "whole", *words, *every, steps=5, every=2) == 0
+        cut = tmp_path / "whole" / "checkpoints" / "2.ckpt"
+        assert fit(tmp_path / "cut", *words, f"--ckpt_path={cut}", steps=5, every=2) == 0
+        assert fit(tmp_path / "ended", *words, steps=3, every=3) == 0
+        ended = tmp_path / "ended" / "checkpoints" / "last.ckpt"
+        assert fit(tmp_path / "ended", *words, f"--ckpt_path={ended}", steps=5, every=5) == 0
+        whole, cut, ended = (dict(curves.read(tmp_path / name, "train/loss")) for name in ("whole", "cut", "ended"))
+        assert list(whole) == [0, 1, 2, 3, 4]
+        assert whole == ended
+        assert {step: loss for step, loss in whole.items() if step >= 2} == cut
+        validated = [curves.read(tmp_path / name, "val/miou")[-1] for name in ("whole", "cut")]
+        assert validated[0] == validated[1]
+
+
+def process(arguments, folder, processes=1):
+    """`zigzag fit` in processes of its own, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = [
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={processes}",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    ]
+    path = os.pathsep.join([str(Path(zigzag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, *(start if processes > 1 else []), "-m", "zigzag", "fit", *TINY, *arguments]
+    done = subprocess.run(
+        [*words, f"--trainer.default_root_dir={folder}"],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_give_the_gradients_of_one_with_the_joint_batch(tmp_path):
+    """After one step of plain gradient descent in float64, the weights differ as the gradients do."""
+    words = [
+        "--trainer.max_steps=1",
+        "--trainer.val_check_interval=1",
+        "--trainer.precision=64-true",
+        "--data.batch_size=4",
+    ]
+    words += ["--model.network.backbone.norm=frozen", "--model.recipe.warmup_steps=0", "--trainer.strategy=ddp"]
+    process([*words, "--trainer.devices=1"], tmp_path / "one")
+    process([*words, "--trainer.devices=2"], tmp_path / "two", processes=2)
+    one, two = (weights(tmp_path / name / "checkpoints/last.ckpt") for name in ("one", "two"))
+    for name in one:
+        assert_close(two[name], one[name], msg=lambda text, name=name: f"{name}: {text}")
+    first, second = (curves.read(tmp_path / name, "val/miou") for name in ("one", "two"))
+    assert first == second
+
+
+class TestFailures:
+    def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(self, tmp_path, capsys):
+        assert fit(tmp_path, "--model.recipe.learning_rate=1e30", "--model.recipe.warmup_steps=0") == 1
+        error = capsys.readouterr().err
+        assert "zigzag fit: stopped: step" in error
+        assert "it began in" in error
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--config=nothing"], "there is no file 'nothing', and the package's are camvid_resnet50"),
+            (["--ckpt_path=no/such.ckpt"], "there is no file 'no/such.ckpt'"),
+        ],
+    )
+    def test_files_that_are_not_there(self, capsys, words, message):
+        assert cli.main(["validate", *words]) == 2
+        assert message in capsys.readouterr().err
+
+    def test_data_and_weights_that_cannot_be_used(self, tmp_path, capsys):
+        assert fit(tmp_path, "--data.dataset=voc", "--data.root=no/such") == 2
+        assert "there is no folder 'no/such'" in capsys.readouterr().err
+        assert fit(tmp_path, "--model.network.backbone.weights=no/such.pth") == 2
+        assert "there is no file 'no/such.pth'" in capsys.readouterr().err
+        assert not (tmp_path / "checkpoints").exists()
+
+    @pytest.mark.parametrize(
+        ("word", "message"),
+        [
+            ("--model.network.neck.nothing=1", "nothing"),
+            ("--model.network.backbone.name=vgg16", "backbone.name"),
+            ("--model.inference.scales=[]", "inference.scales"),
+            ("--data.dataset=imagenet", "data.dataset"),
+        ],
+    )
+    def test_fields_that_are_refused(self, tmp_path, capsys, word, message):
+        try:
+            status = fit(tmp_path, word)
+        except SystemExit as refused:  # by the parser
+            status = refused.code
+        assert status == 2
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize("missing", ["lightning", "torchmetrics", "jsonargparse"])
+    def test_a_missing_requirement_says_what_to_install(self, missing):
+        code = f"import sys; sys.modules[{missing!r}] = None; from zigzag import cli; sys.exit(cli.main(['fit']))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 2
+        assert "zigzag[train]" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_other_commands_import_nothing_of_training():
+    code = "import sys; from zigzag import cli; cli._parser(); print('lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+class TestAblate:
+    def test_a_set_is_run_once_and_tabled(self, tmp_path, capsys, monkeypatch):
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed: zigzag[train]")
+        monkeypatch.setitem(
+            ablate.SETS, "schemes", ("Schemes", {"FPN": {"kind": "fpn"}, "zigzag": {"scheme": "zigzag"}})
+        )
+        paper = tmp_path / "paper.yaml"
+        paper.write_text("FPN: 12.5\n")
+        words = ["ablate", "--set=schemes", "--out", str(tmp_path / "out"), "--paper", str(paper), *TINY]
+        words += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+        assert cli.main(words) == 0
+        shown = capsys.readouterr().out
+        assert "| FPN |" in shown
+        assert "| 12.5 |" in shown
+        folder = tmp_path / "out" / "schemes"
+        assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "table.md").read_text().count("|\n") == 4
+        monkeypatch.setattr("zigzag.tasks.cli.run", lambda _: pytest.fail("a finished run was repeated"))
+        assert cli.main(words) == 0
+        assert cli.main([*words, "--model.recipe.learning_rate=1"]) == 2
+        assert "is of another command line" in capsys.readouterr().err
+
+    def test_a_paper_file_that_names_no_variant(self, tmp_path, capsys):
+        (tmp_path / "paper.yaml").write_text("nothing: 1\n")
+        words = ["ablate", "--set=schemes", "--config=shapes_tiny", f"--paper={tmp_path / 'paper.yaml'}"]
+        assert cli.main(words) == 2
+        assert "names 'nothing', which is no variant" in capsys.readouterr().err
