@@ -1,6 +1,7 @@
 # Every target sets itself up: a .venv with the versions of constraints.txt, and the compiled part built in place.
 #   make bench      the neck beside stock PyTorch: results checked, a table, a picture   (BENCH_ARGS="--image photo.jpg")
 #   make test       the tests                                                            (TEST_ARGS="-k region_stats")
+#   make gpu        on a machine with a GPU, with its own Python: builds, tests, benchmark   (GPU_PARTS="parity bench")
 #   make build      the compiled part alone, only what changed
 #   make lint       ruff and clang-format;   make format applies what they ask for
 #   make types      mypy --strict
@@ -15,30 +16,36 @@ CXX ?= c++
 VENV ?= .venv
 TEST_ARGS ?=
 BENCH_ARGS ?=
-SANITIZE_TESTS ?= -k "cpu and not compile"
+SANITIZE_TESTS ?= -k "(cpu or cuda) and not compile and not emulation and not binary"
 WITH ?= $(python)
+GPU_PYTHON ?= python3
+GPU_PARTS ?=
 
 python := $(VENV)/bin/python
 stamps := $(VENV)/stamps
 library := zigzag/_C.so
+emulated := build/native/_C_emulated.so
 cxx_files := $(shell find csrc -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \))
 native_sources := CMakeLists.txt setup.py csrc/build_info.h.in $(cxx_files)
 export CXX
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help test bench build lint format types sanitize wheel sdist test-wheel clean distclean
+.PHONY: help test bench gpu build lint format types sanitize wheel sdist test-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-test: build
+test: build $(emulated)
 	@echo "==> Running the tests"
 	@$(python) -m pytest -n auto $(TEST_ARGS)
 
 bench: build
 	@echo "==> Running the benchmark"
 	@$(python) -m zigzag bench $(BENCH_ARGS)
+
+gpu:
+	@$(GPU_PYTHON) benchmarks/gpu.py $(GPU_PARTS)
 
 # ---- set-up: each step leaves a file, and runs again only when what it rests on is newer -----------------------------
 $(python):
@@ -71,6 +78,13 @@ $(library): $(native_sources) $(stamps)/package
 	@$(python) setup.py --quiet build_ext --inplace
 	@touch $@
 
+# The CUDA kernels for the CPU, which the tests run.
+$(emulated): $(library) $(wildcard tests/native/*)
+	@echo "==> Building the CUDA kernels for the CPU"
+	@$(VENV)/bin/cmake --build build/native --target _C_emulated > build/native/emulated.log || { \
+	  cat build/native/emulated.log; exit 1; }
+	@touch $@
+
 # ---- checks ----------------------------------------------------------------------------------------------------------
 lint: $(stamps)/packages
 	@echo "==> Checking style"
@@ -95,13 +109,14 @@ build/sanitize/_C.so: $(native_sources) $(stamps)/package
 	@$(VENV)/bin/cmake --log-level=NOTICE -S . -B build/sanitize -G Ninja -DZIGZAG_SANITIZE=address,undefined \
 	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja \
 	  -DZIGZAG_TORCH_DIR=$$(echo $(abspath $(VENV))/lib/python3*/site-packages/torch)
-	@$(VENV)/bin/cmake --build build/sanitize
+	@$(VENV)/bin/cmake --build build/sanitize --target _C _C_emulated
 	@touch $@
 
 sanitize: build/sanitize/_C.so
-	@echo "==> Running the tests of the cpu backend under the address and undefined-behaviour sanitizers"
+	@echo "==> Running the tests of the cpu backend and of the emulated CUDA kernels under address and undefined sanitizers"
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ZIGZAG_LIBRARY=$(abspath build/sanitize/_C.so) \
+	  ZIGZAG_EMULATED_LIBRARY=$(abspath build/sanitize/_C_emulated.so) \
 	  $(python) -m pytest -n auto --capture=sys $(SANITIZE_TESTS)
 
 # ---- packages --------------------------------------------------------------------------------------------------------

@@ -63,6 +63,8 @@ class CMakeBuild(build_ext):
             f"-DZIGZAG_VERSION={self.distribution.get_version()}",
             f"-DZIGZAG_COMMIT={commit()}",
         ]  # fmt: skip
+        if os.environ.get("ZIGZAG_CUDA_ARCHITECTURES"):
+            configure.append(f"-DZIGZAG_CUDA_ARCHITECTURES={os.environ['ZIGZAG_CUDA_ARCHITECTURES']}")
         if ninja is not None:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         self.call(configure)
@@ -75,6 +77,8 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         built = BUILD_DIR / (ext.name.rpartition(".")[2] + ".so")
+        if ext.optional and not built.exists():
+            return  # CMake found no CUDA compiler
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(built), str(target))
@@ -90,6 +94,6 @@ class AnyPythonWheel(bdist_wheel):
 
 without = os.environ.get("ZIGZAG_NO_BUILD", "0") not in ("", "0")
 setup(
-    ext_modules=[] if without else [Extension("zigzag._C", [])],
+    ext_modules=[] if without else [Extension("zigzag._C", []), Extension("zigzag._C_cuda", [], optional=True)],
     cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
 )

@@ -9,7 +9,7 @@ namespace zigzag {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kMostWorkers = 32;
 
 template <class T>
@@ -81,7 +81,7 @@ __device__ void write_pixel(const Forward<T>& f, int64_t image, int h, int w, in
 
 // A block: one row of one image, a tile of its columns, a chunk of the channels.
 template <class T, int V, int P>
-__global__ void __launch_bounds__(kThreads, 2) pathway_forward(const __grid_constant__ Forward<T> f) {
+__global__ void __launch_bounds__(kThreads, 3) pathway_forward(const __grid_constant__ Forward<T> f) {
   typedef Wide<T> A;
   const PathwayShape& s = f.shape;
   const int tile = blockDim.y * P, tiles = (s.width + tile - 1) / tile;

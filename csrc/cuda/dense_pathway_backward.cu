@@ -17,7 +17,7 @@ namespace zigzag {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kBands = 4;  // target rows of a block, where there are many
 constexpr int64_t kManyBlocks = 2048;
 constexpr int kNear = 32;  // target rows that one source row is gathered from, with their weights at hand
@@ -278,7 +278,7 @@ __device__ void target_band(const Backward<T>& b, const SourceGradients<T>& grad
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 3)
     pathway_targets(const __grid_constant__ Backward<T> b, const __grid_constant__ SourceGradients<T> gradients,
                     int source_columns) {
   unsigned char* const memory = b.memory ? b.memory + blockIdx.x * b.memory_bytes : shared_memory<unsigned char>();
@@ -318,7 +318,7 @@ struct Readers {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 3)
     pathway_sources(const __grid_constant__ Backward<T> b, const __grid_constant__ SourceGradients<T> gradients) {
   typedef Wide<T> A;
   const PathwayShape& s = b.shape;
@@ -443,7 +443,7 @@ __device__ void source_tables(const Backward<T>& b, const Source<T>& source, con
 
 // A block: one source (or, after the last, what belongs to the base) of one image, a chunk of the channels.
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 3)
     pathway_tables(const __grid_constant__ Backward<T> b, const __grid_constant__ SourceGradients<T> gradients,
                    int64_t chunks) {
   typedef Wide<T> A;

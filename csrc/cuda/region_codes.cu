@@ -104,7 +104,7 @@ __device__ int64_t cell_row(const Codes<T>& codes, const Item<T>& i) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) pack_sums(const __grid_constant__ Codes<T> codes) {
+__global__ void __launch_bounds__(kThreads, 3) pack_sums(const __grid_constant__ Codes<T> codes) {
   for_each(codes, true, true, [&](const Item<T>& i) {
     const int64_t row = i.image * i.grid.cells + i.cell;
     i.grid.packed[conv][packed_at(codes, i.grid.taps_last[conv], row, i.grid.taps, i.tap, i.channel)] =
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) pack_sums(const __grid_constant__ Co
 
 // regions = the convolution's product + bias, also in the order of the aggregating weight.
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_regions(const __grid_constant__ Codes<T> codes) {
+__global__ void __launch_bounds__(kThreads, 3) finish_regions(const __grid_constant__ Codes<T> codes) {
   typedef Wide<T> A;
   for_each(codes, false, true, [&](const Item<T>& i) {
     const Grid<T>& grid = i.grid;
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads) finish_regions(const __grid_constant
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_hidden(const __grid_constant__ Codes<T> codes) {
+__global__ void __launch_bounds__(kThreads, 3) finish_hidden(const __grid_constant__ Codes<T> codes) {
   typedef Wide<T> A;
   for_each(codes, false, false, [&](const Item<T>& i) {
     const int64_t at = i.image * codes.channels + i.channel;
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads) finish_hidden(const __grid_constant_
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_codes(const __grid_constant__ Codes<T> codes) {
+__global__ void __launch_bounds__(kThreads, 3) finish_codes(const __grid_constant__ Codes<T> codes) {
   for_each(codes, false, true, [&](const Item<T>& i) {
     const Grid<T>& grid = i.grid;
     const int64_t at = packed_at(codes, grid.taps_last[distribute], i.image, grid.cells, i.cell, i.channel);
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads) finish_codes(const __grid_constant__
 
 // Regions and the codes' gradient in the orders of the weights that they meet.
 template <class T>
-__global__ void __launch_bounds__(kThreads) pack_cells(const __grid_constant__ Codes<T> codes) {
+__global__ void __launch_bounds__(kThreads, 3) pack_cells(const __grid_constant__ Codes<T> codes) {
   for_each(codes, false, true, [&](const Item<T>& i) {
     const Grid<T>& grid = i.grid;
     const int64_t from = cell_row(codes, i);
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads) pack_cells(const __grid_constant__ C
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_grad_hidden(const __grid_constant__ Codes<T> codes) {
+__global__ void __launch_bounds__(kThreads, 3) finish_grad_hidden(const __grid_constant__ Codes<T> codes) {
   for_each(codes, false, false, [&](const Item<T>& i) {
     const int64_t at = i.image * codes.channels + i.channel;
     const bool passes = codes.hidden[(i.image * codes.count + i.index) * codes.channels + i.channel] > 0;
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads) finish_grad_hidden(const __grid_cons
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_grad_regions(const __grid_constant__ Codes<T> codes) {
+__global__ void __launch_bounds__(kThreads, 3) finish_grad_regions(const __grid_constant__ Codes<T> codes) {
   for_each(codes, false, true, [&](const Item<T>& i) {
     const Grid<T>& grid = i.grid;
     const int64_t at = packed_at(codes, grid.taps_last[aggregate], i.image, grid.cells, i.cell, i.channel);
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads) finish_grad_regions(const __grid_con
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_grad_sums(const __grid_constant__ Codes<T> codes) {
+__global__ void __launch_bounds__(kThreads, 3) finish_grad_sums(const __grid_constant__ Codes<T> codes) {
   for_each(codes, true, true, [&](const Item<T>& i) {
     const Grid<T>& grid = i.grid;
     const int64_t rows = codes.images * grid.cells;
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kThreads) finish_grad_sums(const __grid_consta
 
 // The gradients of the biases, summed in double. A block: one grid and layer, a few channels.
 template <class T>
-__global__ void __launch_bounds__(kThreads) sum_biases(const __grid_constant__ Codes<T> codes, int64_t chunks) {
+__global__ void __launch_bounds__(kThreads, 3) sum_biases(const __grid_constant__ Codes<T> codes, int64_t chunks) {
   __shared__ double partial[kThreads];
   const int64_t channel = blockIdx.x % chunks * blockDim.x + threadIdx.x;
   const int layer = static_cast<int>(blockIdx.x / chunks % 3);

@@ -66,7 +66,7 @@ __device__ void sum_rectangle(const MapOf<const T>& x, const Place& at, int row,
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 3) stats_rows(MapOf<const T> x, Shape s, Wide<T>* lines, Wide<T>* powers) {
+__global__ void __launch_bounds__(kThreads, 2) stats_rows(MapOf<const T> x, Shape s, Wide<T>* lines, Wide<T>* powers) {
   typedef Wide<T> A;
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
   A* const pieces = shared_memory<A>();  // [column atom][sum, power][lane]
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads, 3) stats_rows(MapOf<const T> x, Shap
 
 // One (grid, row of cells) of one image; the row after the last takes the power. From lines along a row atom to sums.
 template <class A, int V>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     stats_lines(Shape s, const A* lines, const A* powers, A* sums, A* power) {
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
   const Axis rows = place_axis(s.cuts, s.row_integers, shared_memory<int>());
@@ -185,7 +185,7 @@ __device__ Vec<A, V> gather_piece(const Shape& s, int column, int64_t width, con
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     stats_backward(MapOf<const T> x, MapOf<T> grad_x, Shape s, const Wide<T>* grad_sums, const Wide<T>* grad_power) {
   typedef Wide<T> A;
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;

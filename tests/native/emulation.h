@@ -66,7 +66,9 @@ struct Machine {
   const std::function<void()>* kernel = nullptr;
   void* shared = nullptr;
   dim3 block, block_size, grid_size;
-  char barrier = 0;  // what the thread sanitizer knows the barrier by
+  // What the thread sanitizer knows as before and after: a block's start, its barriers in turn, its end.
+  char start = 0, barriers[2] = {}, end = 0;
+  int turn = 0;
 };
 
 inline Machine machine;
@@ -99,17 +101,13 @@ ZIGZAG_SCHEDULER inline void switch_to(Fiber& from, Fiber& to) {
 #endif
 }
 
-inline void acquire() {
 #if defined(__SANITIZE_THREAD__)
-  __tsan_acquire(&machine.barrier);
+inline void acquire(char& tag) { __tsan_acquire(&tag); }
+inline void release(char& tag) { __tsan_release(&tag); }
+#else
+inline void acquire(char&) {}
+inline void release(char&) {}
 #endif
-}
-
-inline void release() {
-#if defined(__SANITIZE_THREAD__)
-  __tsan_release(&machine.barrier);
-#endif
-}
 
 ZIGZAG_SCHEDULER inline void leave(State state) {
   Fiber& fiber = *machine.running;
@@ -123,9 +121,9 @@ ZIGZAG_SCHEDULER inline void serve() {
   __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
   for (;;) {
-    acquire();
+    acquire(machine.start);
     (*machine.kernel)();
-    release();
+    release(machine.end);
     leave(State::left);
   }
 }
@@ -157,7 +155,7 @@ ZIGZAG_SCHEDULER inline void prepare(unsigned threads) {
 
 ZIGZAG_SCHEDULER inline void run_block(unsigned threads) {
   prepare(threads);
-  release();
+  release(machine.start);
   for (;;) {
     unsigned left = 0;
     for (unsigned i = 0; i < threads; ++i) {
@@ -171,8 +169,9 @@ ZIGZAG_SCHEDULER inline void run_block(unsigned threads) {
       std::abort();
     }
     for (unsigned i = 0; i < threads; ++i) machine.fibers[i].state = State::ready;
+    machine.turn ^= 1;
   }
-  acquire();
+  acquire(machine.end);
 }
 
 ZIGZAG_SCHEDULER inline void launch(unsigned blocks, dim3 threads, size_t shared, const std::function<void()>& kernel) {
@@ -190,10 +189,11 @@ ZIGZAG_SCHEDULER inline void launch(unsigned blocks, dim3 threads, size_t shared
   }
 }
 
-inline void barrier() {
-  release();
+ZIGZAG_SCHEDULER inline void barrier() {
+  char& tag = machine.barriers[machine.turn];
+  release(tag);
   leave(State::at_barrier);
-  acquire();
+  acquire(tag);
 }
 
 }  // namespace emulation

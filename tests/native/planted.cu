@@ -1,0 +1,54 @@
+// Kernels with a planted fault each, to see that the emulation's checks find it. Built into a program of its own.
+#include <cstring>
+
+#include "../../csrc/cuda/device.cuh"
+
+namespace zigzag {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 64;
+
+// Each thread reads what its neighbour wrote: `synchronized` says whether a barrier lies between.
+__global__ void shift(const float* from, float* to, bool synchronized) {
+  float* const memory = shared_memory<float>();
+  const int i = threadIdx.x;
+  memory[i] = from[i];
+  if (synchronized) __syncthreads();
+  to[i] = memory[(i + 1) % kThreads];
+}
+
+// One thread writes past the end of the block's shared memory, where `overruns`.
+__global__ void fill(float* to, bool overruns) {
+  float* const memory = shared_memory<float>();
+  const int i = threadIdx.x + (overruns && threadIdx.x == kThreads - 1);
+  memory[i] = 1;
+  __syncthreads();
+  to[threadIdx.x] = memory[threadIdx.x];
+}
+
+// Half of the threads reach a barrier.
+__global__ void diverge() {
+  if (threadIdx.x < kThreads / 2) __syncthreads();
+}
+
+int run(const char* what) {
+  std::vector<float> from(kThreads, 1), to(kThreads);
+  const dim3 threads = {kThreads, 1, 1};
+  const size_t shared = kThreads * sizeof(float);
+  const auto is = [&](const char* name) { return std::strcmp(what, name) == 0; };
+  if (is("barrier") || is("no-barrier")) {
+    launch("shift", shift, 1, threads, shared, nullptr, from.data(), to.data(), is("barrier"));
+  } else if (is("overrun") || is("no-overrun")) {
+    launch("fill", fill, 1, threads, shared, nullptr, to.data(), is("overrun"));
+  } else {
+    launch("diverge", diverge, 1, threads, 0, nullptr);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace cuda
+}  // namespace zigzag
+
+int main(int count, char** arguments) { return count == 2 ? zigzag::cuda::run(arguments[1]) : 2; }

@@ -1,0 +1,53 @@
+"""The CUDA kernels as compiled ahead of time: nothing in local memory, 16-byte accesses where maps stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cuda_binary
+import pytest
+
+import zigzag
+
+LIBRARY = Path(zigzag.__file__).with_name("_C_cuda.so")
+ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
+# What reads or writes maps: with 16-byte vectors of each type.
+STREAMING = {
+    "stats_rows": "load",
+    "stats_backward": "both",
+    "pathway_forward": "both",
+    "pathway_targets": "both",
+    "pathway_sources": "both",
+}
+VECTORS = {"double": 2, "float": 4, "__nv_bfloat16": 8, "__half": 8}
+
+pytestmark = [
+    pytest.mark.skipif(not LIBRARY.exists(), reason="zigzag/_C_cuda.so was not built: no CUDA compiler here"),
+    pytest.mark.skipif(cuda_binary.cuobjdump() is None, reason="cuobjdump is not installed"),
+]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def kernels(request):
+    found = cuda_binary.kernels_of(LIBRARY, request.param)
+    assert found
+    return found
+
+
+def test_no_kernel_spills(kernels):
+    """ptxas refuses spills when the library is built; what else goes to local memory is small and on no hot path."""
+    for kernel in kernels.values():
+        assert kernel.local == 0, kernel
+        if kernel.name.split("<")[0] in STREAMING:
+            assert kernel.stack == 0, kernel
+
+
+@pytest.mark.parametrize("name", STREAMING)
+@pytest.mark.parametrize("dtype", VECTORS)
+def test_maps_stream_in_vectors_of_16_bytes(kernels, name, dtype):
+    vectorized = [k for k in kernels.values() if k.name.startswith(f"{name}<{dtype}, {VECTORS[dtype]}")]
+    assert vectorized
+    for kernel in vectorized:
+        assert kernel.wide_loads > 0, kernel
+        if STREAMING[name] == "both":
+            assert kernel.wide_stores > 0, kernel
