@@ -32,6 +32,8 @@ def stand_in(name, kernels, dtypes=None):
 
 
 def interpret_triton():
-    """Triton kernels under Triton's interpreter, which is right for float32 alone."""
+    """Triton kernels under Triton's interpreter, which is wrong for types of two bytes."""
+    importlib.import_module("triton_interpreter")
     modules = {name: importlib.import_module(f"zigzag.kernels.{name.removesuffix('_backward')}") for name in OPERATIONS}
-    stand_in("triton", {name: getattr(module, name) for name, module in modules.items()}, (torch.float32,))
+    kernels = {name: getattr(module, name) for name, module in modules.items()}
+    stand_in("triton", kernels, (torch.float32, torch.float64))
