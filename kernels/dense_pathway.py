@@ -55,7 +55,7 @@ def evaluate(
     base, sources, codes, base_scale, base_shift, scales, shifts, gain, residual, valid, valids, output, output_sum,
     shape, shapes, residual_strides, to_strides, channels, cells,
     GRIDS: tl.constexpr, FEW: tl.constexpr, RELU: tl.constexpr, PRODUCT: tl.constexpr, NEAREST: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """A tile of the output, row by row."""
     n, begin, w, c, _ = place(shape, channels, ROWS, COLUMNS, CHANNELS)
@@ -65,7 +65,7 @@ def evaluate(
     stored = (w < width)[:, None] & (c < channels)[None, :]
     offsets = n.to(tl.int64) * sn + pixel_offsets(w, c, sw, sc)
     to_offsets = n.to(tl.int64) * to_strides[0] + pixel_offsets(w, c, to_strides[3], to_strides[1])
-    taps = column_taps(shapes, valids, n, w, own_width, NEAREST, ACC)
+    taps = column_taps(shapes, valids, n, w, own_width, NEAREST, INDEX, ACC)
     known = no_codes(shapes, w, c, ACC)
     end = tl.minimum(begin + ROWS, height)
     for d in range(begin, tl.minimum(end, own_height)):
@@ -78,7 +78,7 @@ def evaluate(
         if len(sources) > 0:
             values, known = contexts(
                 sources, shapes, codes, taps, known, n, row, c, own_height, mask, channels, cells, GRIDS, FEW, NEAREST,
-                ACC,
+                INDEX, ACC,
             )  # fmt: skip
             result += _combined(with_affines(values, scales, shifts, n, c, channels), gain, c, channels, PRODUCT)
         to = row * to_strides[2] + to_offsets

@@ -14,6 +14,7 @@ from zigzag.kernels.dense_pathway_context import (
     channels_of,
     column_taps,
     contexts,
+    index_type,
     no_codes,
     pathway_constants,
     pixel_offsets,
@@ -103,7 +104,7 @@ def spread(
     changes, parts, shape, grad_strides, grad_sum_strides, base_strides, to_strides, shapes, number, channels, cells,
     count,
     GRIDS: tl.constexpr, FEW: tl.constexpr, RELU: tl.constexpr, PRODUCT: tl.constexpr, NEAREST: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    INDEX: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of the output: base's gradient, that of every context before its affine, sums for the small tensors.
 
@@ -115,7 +116,7 @@ def spread(
     own_height, own_width = image_size(valid, n, height, width)
     mask = (w < own_width)[:, None] & (c < channels)[None, :]
     stored = (w < width)[:, None] & (c < channels)[None, :]
-    taps = column_taps(shapes, valids, n, w, own_width, NEAREST, ACC)
+    taps = column_taps(shapes, valids, n, w, own_width, NEAREST, INDEX, ACC)
     known = no_codes(shapes, w, c, ACC)
     nothing = tl.zeros([COLUMNS, CHANNELS], ACC)
     of_scale, of_shift, of_gain = nothing, nothing, nothing
@@ -140,7 +141,7 @@ def spread(
         if len(sources) > 0:
             values, known = contexts(
                 sources, shapes, codes, taps, known, n, row, c, own_height, mask, channels, cells, GRIDS, FEW, NEAREST,
-                ACC,
+                INDEX, ACC,
             )  # fmt: skip
             others, total = _around(values, scales, shifts, n, c, channels, PRODUCT, ACC)
             if gain is not None:
@@ -186,13 +187,13 @@ def add_parts(parts, results, number, channels, count, CHANNELS: tl.constexpr, A
 @triton.jit
 def _gather(
     change, grad, valid, source_valid, shape, target, n, begin, w, c, channels,
-    NEAREST: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
+    NEAREST: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """A tile of one source's gradient: of every pixel the target pixels that read it, each with its weight."""
     height, width, sn, sc, sh, sw = shape
     own_height, own_width = image_size(source_valid, n, height, width)
     to_height, to_width = image_size(valid, n, target[0], target[1])
-    low, high = readers(tl.minimum(w, own_width - 1), own_width, to_width, NEAREST)
+    low, high = readers(tl.minimum(w, own_width - 1), own_width, to_width, NEAREST, INDEX)
     mask = (w < own_width)[:, None] & (c < channels)[None, :]
     stored = (w < width)[:, None] & (c < channels)[None, :]
     change += n.to(tl.int64) * target[0] * target[1] * channels
@@ -201,17 +202,17 @@ def _gather(
     end = tl.minimum(begin + ROWS, height)
     most = tl.max(high - low, 0)
     for r in range(begin, tl.minimum(end, own_height)):
-        first, last = readers(tl.cast(r, tl.int64), own_height, to_height, NEAREST)
+        first, last = readers(tl.cast(r, INDEX), own_height, to_height, NEAREST, INDEX)
         total = tl.zeros([w.shape[0], c.shape[0]], ACC)
         for m in range(most):
             e = low + m
-            start, count, weight = resize_tap(tl.minimum(e, to_width - 1), own_width, to_width, NEAREST, ACC)
+            start, count, weight = resize_tap(tl.minimum(e, to_width - 1), own_width, to_width, NEAREST, INDEX, ACC)
             reads = (e < high) & (start <= w) & (w < start + count)
             weight = tl.where(reads, tap_weight(w - start, count, weight), 0.0)
             column = tl.zeros([w.shape[0], c.shape[0]], ACC)
             for d in range(first, last):
                 row = tl.cast(d, tl.int64)
-                top, rows, row_weight = resize_tap(row, own_height, to_height, NEAREST, ACC)
+                top, rows, row_weight = resize_tap(tl.cast(d, INDEX), own_height, to_height, NEAREST, INDEX, ACC)
                 row_weight = tap_weight(r - top, rows, row_weight)
                 row_weight = tl.where((top <= r) & (r < top + rows), row_weight, 0.0)
                 at = row * target[1] * channels + pixel_offsets(e, c, channels, 1)
@@ -227,7 +228,8 @@ def _gather(
 @triton.jit
 def gather(
     changes, grads, valid, valids, shapes, target, number, channels,
-    NEAREST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    NEAREST: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
     """The gradients of all sources."""
     c = channels_of(channels, CHANNELS)
@@ -238,7 +240,21 @@ def gather(
             w = task % tiles * COLUMNS + tl.arange(0, COLUMNS)
             n, begin = task // (tiles * strips), task // tiles % strips * ROWS
             _gather(
-                changes[j], grads[j], valid, valids[j], shapes[j], target, n, begin, w, c, channels, NEAREST, ROWS, ACC
+                changes[j],
+                grads[j],
+                valid,
+                valids[j],
+                shapes[j],
+                target,
+                n,
+                begin,
+                w,
+                c,
+                channels,
+                NEAREST,
+                INDEX,
+                ROWS,
+                ACC,
             )
         task -= tiles * strips * number
 
@@ -313,7 +329,18 @@ def dense_pathway_backward(
         options = tiles("dense_pathway_backward.gather", like)
         tasks = sum(programs(source, options)[1] for source in sources)
         maps = tuple(changes), tuple(grads), valid, tuple(source_valid), tuple(shape_of(own) for own in grads)
-        launch(gather, tasks, *maps, (height, width), number, channels, NEAREST=nearest, ACC=acc, **options)
+        launch(
+            gather,
+            tasks,
+            *maps,
+            (height, width),
+            number,
+            channels,
+            NEAREST=nearest,
+            INDEX=index_type(like, sources),
+            ACC=acc,
+            **options,
+        )
     of_codes = _gradients_of_codes(grads, codes, source_valid, grids)
     found: list[Any] = [grad_base, *of_base]
     for own, code, pair in zip(grads, of_codes, of_affines, strict=True):

@@ -37,8 +37,15 @@ def pathway_constants(
         "GRIDS": tuple(zip(grids, first, strict=True)),
         "FEW": few,
         "NEAREST": nearest,
+        "INDEX": index_type(target, sources),
         "ACC": accumulation(target.dtype)[1],
     }
+
+
+def index_type(target: Tensor, sources: list[Tensor]) -> Any:
+    """int32 where it holds twice the product of any two sizes (and some more), else int64, which is slow to divide."""
+    longest = max(size for x in (target, *sources) for size in x.shape[2:])
+    return tl.int32 if 4 * longest * (longest + 1) < 2**31 else tl.int64
 
 
 def programs(target: Tensor, options: dict[str, Any]) -> tuple[int, int]:
@@ -90,12 +97,14 @@ def _slot(r, height, GRIDS: tl.constexpr):
 
 
 @triton.jit
-def column_taps(shapes, valids, n, w, own_width, NEAREST: tl.constexpr, ACC: tl.constexpr):
+def column_taps(shapes, valids, n, w, own_width, NEAREST: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr):
     """Per source: its own height and width, and of every target column the start, the count and the first weight."""
     taps = ()
     for j in tl.static_range(len(shapes)):
         height, width = image_size(valids[j], n, shapes[j][0], shapes[j][1])
-        taps = taps + ((height, width, resize_tap(tl.minimum(w, own_width - 1), width, own_width, NEAREST, ACC)),)
+        taps = taps + (
+            (height, width, resize_tap(tl.minimum(w, own_width - 1), width, own_width, NEAREST, INDEX, ACC)),
+        )
     return taps
 
 
@@ -173,13 +182,13 @@ def _all_taps(source, shape, codes, taps, rows, c, mask, channels, GRIDS: tl.con
 @triton.jit
 def contexts(
     sources, shapes, codes, taps, known, n, d, c, own_height, mask, channels, cells,
-    GRIDS: tl.constexpr, FEW: tl.constexpr, NEAREST: tl.constexpr, ACC: tl.constexpr,
+    GRIDS: tl.constexpr, FEW: tl.constexpr, NEAREST: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Of target row d: per source its resized R before the affine, and the codes to be kept for the next row."""
     values = ()
     kept = ()
     for j in tl.static_range(len(sources)):
-        rows = resize_tap(d, taps[j][0], own_height, NEAREST, ACC)
+        rows = resize_tap(d, taps[j][0], own_height, NEAREST, INDEX, ACC)
         source = sources[j] + n.to(tl.int64) * shapes[j][2]
         if codes[j] is None:
             own_codes = None

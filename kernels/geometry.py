@@ -1,6 +1,6 @@
 """Integer geometry in Triton, the only copy: cells, the lines of a partition's cells and taps, resizing.
 
-Vectors and scalars alike; sizes are those of one image. What may pass 2**31 is computed in int64.
+Vectors and scalars alike; sizes are those of one image.
 """
 
 from __future__ import annotations
@@ -80,18 +80,19 @@ def entry_of(first, cells, y, x, a, b, TAPS: tl.constexpr):
 
 
 @triton.jit
-def resize_tap(d, source, target, NEAREST: tl.constexpr, ACC: tl.constexpr):
+def resize_tap(d, source, target, NEAREST: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr):
     """What target row d reads of ``source`` rows: (start, count, first).
 
-    Their weights are all ``first`` where the axis shrinks, else ``first`` and 1 - ``first``.
+    Their weights are all ``first`` where the axis shrinks, else ``first`` and 1 - ``first``. INDEX is the integer type
+    that holds twice the product of any two sizes.
     """
-    d = d.to(tl.int64)
+    d = d.to(INDEX)
     floor = d * source // target
     one = (d * 0 + 1).to(ACC)
     if NEAREST:
         start, count, first = floor, d * 0 + 1, one
     else:
-        over = (target * 2).to(tl.int64)
+        over = (target * 2).to(INDEX)
         position = tl.maximum(tl.minimum((2 * d + 1) * source - target, (source - 1) * over), 0)
         remainder = position % over
         shrinks = source > target
@@ -120,9 +121,9 @@ def tap_weight(k, count, first):
 
 
 @triton.jit
-def readers(r, source, target, NEAREST: tl.constexpr):
+def readers(r, source, target, NEAREST: tl.constexpr, INDEX: tl.constexpr):
     """The target rows that may read source row r: first and end. All that do are among them."""
-    r = r.to(tl.int64)
+    r = r.to(INDEX)
     low = r * target // source
     high = ((r + 1) * target + source - 1) // source
     if not NEAREST:

@@ -32,9 +32,12 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "region_norm": {"CHANNELS": 16, "CHUNK": 16, "num_warps": 8},
         "region_norm.add": {"CHANNELS": 64, "num_warps": 2},
         "region_codes": {"ROWS": 64, "VALUES": 32, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4},
+        "region_codes.wide": {"ROWS": 32, "VALUES": 32, "COLUMNS": 32, "DEPTH": 32, "num_warps": 4},
         "region_codes.hidden": {"CHANNELS": 32, "IMAGES": 16, "num_warps": 4},
         "dense_pathway": {"ROWS": 16, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 4},
+        "dense_pathway.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 4},
         "dense_pathway_backward": {"ROWS": 16, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 8},
+        "dense_pathway_backward.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
         "dense_pathway_backward.add": {"CHANNELS": 64, "num_warps": 2},
         "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 4},
     },
@@ -45,6 +48,7 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "region_norm": {"CHANNELS": 64, "CHUNK": 128},
         "region_norm.add": {"CHANNELS": 256},
         "region_codes": {"ROWS": 64, "VALUES": 64, "COLUMNS": 512, "DEPTH": 64},
+        "region_codes.wide": {"ROWS": 64, "VALUES": 64, "COLUMNS": 512, "DEPTH": 64},
         "region_codes.hidden": {"CHANNELS": 256, "IMAGES": 64},
         "dense_pathway": {"ROWS": 128, "COLUMNS": 128, "CHANNELS": 256},
         "dense_pathway_backward": {"ROWS": 128, "COLUMNS": 128, "CHANNELS": 256},
@@ -101,6 +105,8 @@ def launch(kernel: Any, tasks: int, *arguments: Any, **options: Any) -> None:
 
 def tiles(kernel: str, like: Tensor, least_channels: int = 1) -> dict[str, Any]:
     """The tile of a kernel for maps such as ``like``: constants by name, and options of the compiler."""
+    if like.ndim == 4 and like.stride(1) != 1 and f"{kernel}.contiguous" in SHIPPED[kind_of(like)]:
+        kernel = f"{kernel}.contiguous"
     options = dict(_trials.get(kernel) or _chosen(kernel, like))
     if "CHANNELS" in options:
         narrow = like.device.type == "cpu" or like.element_size() == 2
@@ -109,12 +115,21 @@ def tiles(kernel: str, like: Tensor, least_channels: int = 1) -> dict[str, Any]:
     return options
 
 
-def _chosen(kernel: str, like: Tensor) -> Options:
+def kind_of(like: Tensor) -> str:
+    """The row of `SHIPPED` for a tensor's device."""
     if like.device.type == "cpu":
-        return SHIPPED["cpu"][kernel]
+        return "cpu"
     device = device_name(like.device)
-    tuned = _tuned().get(key_of(kernel, like, device))
-    return tuned or SHIPPED.get(device, SHIPPED["gpu"])[kernel]
+    return device if device in SHIPPED else "gpu"
+
+
+def _chosen(kernel: str, like: Tensor) -> Options:
+    kind = kind_of(like)
+    if kind != "cpu":
+        tuned = _tuned().get(key_of(kernel, like, device_name(like.device)))
+        if tuned is not None:
+            return tuned
+    return SHIPPED[kind][kernel]
 
 
 @functools.cache

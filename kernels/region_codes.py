@@ -294,7 +294,7 @@ class _Plan:
         self.grids = tuple(found)
         self.dtype, acc = accumulation(sums.dtype)
         self.chunks = sum(blocks(k * k * self.channels, CHUNK) for k in grids)
-        self.tiles = tiles("region_codes", sums)
+        self.tiles = tiles("region_codes" if parameters[0].element_size() == 2 else "region_codes.wide", sums)
         self.between = tiles("region_codes.hidden", sums)
         self.constants = {"GRIDS": self.grids, "ACC": acc}
 

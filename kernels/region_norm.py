@@ -178,11 +178,9 @@ def _geometry(sums: Tensor, grids: list[int], groups: int) -> tuple[tuple[Any, .
     cells = power_of_two(rows, 16)
     sizes = channels, channels // groups, rows, grids[0] ** 2, sums.stride(0), sums.stride(1)
     first = [sum(k * k for k in grids[:g]) for g in range(len(grids))]
-    return sizes, {
-        "GRIDS": tuple(zip(grids, first, strict=True)),
-        "CELLS": cells,
-        **tiles("region_norm", sums, 16),
-    }
+    options = tiles("region_norm", sums, 16)
+    options["CHUNK"] = min(options["CHUNK"], cells)
+    return sizes, {"GRIDS": tuple(zip(grids, first, strict=True)), "CELLS": cells, **options}
 
 
 def region_norm(

@@ -351,6 +351,7 @@ def region_stats_backward(
     number, channels, height, width = x.shape
     grad_x = torch.empty_like(x)
     options = tiles("region_stats_backward", x, 16)
+    options["CHUNK"] = min(options["CHUNK"], lines.padded)
     programs = blocks(height, options["ROWS"]) * blocks(width, COLUMNS) * blocks(channels, options["CHANNELS"])
     launch(
         spread_sums,

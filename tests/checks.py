@@ -133,11 +133,13 @@ def inputs(problem, dtype, draw):
     return tensors
 
 
-def solved(problem, implementation, dtype=None, draws=DRAWS):
+def solved(problem, implementation, dtype=None, draws=None):
     """(results, gradients by name, cotangents): each gradient one for every draw of cotangents, stacked.
 
-    `dtype` converts the inputs first; `draws` is how many, or the cotangents that another implementation was given.
+    `dtype` converts the inputs first; `draws` is how many, DRAWS if None, or the cotangents that another
+    implementation was given.
     """
+    draws = DRAWS if draws is None else draws
     tensors = inputs(problem, dtype, 0)
     first = results = problem.call(implementation, tensors)
     if isinstance(draws, int):

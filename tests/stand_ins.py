@@ -42,10 +42,11 @@ def emulate_cuda():
 
 
 def interpret_triton():
-    """Triton kernels under Triton's interpreter, which is right for float32 alone."""
+    """Triton kernels under Triton's interpreter, which is wrong for types of two bytes."""
+    importlib.import_module("triton_interpreter")
     modules = {name: importlib.import_module(f"zigzag.kernels.{name.removesuffix('_backward')}") for name in OPERATIONS}
     library = torch.library.Library(NAMESPACES["triton"], "IMPL", "CPU")
     for name, module in modules.items():
         library.impl(name, getattr(module, name))
     _LIBRARIES.append(library)
-    take_the_place_of("triton", (torch.float32,))
+    take_the_place_of("triton", (torch.float32, torch.float64))

@@ -108,8 +108,8 @@ def dump(flag, path):
 
 # --- what operations launch -------------------------------------------------------------------------------------------
 
-STREAMING = ("evaluate", "spread", "gather", "spread_sums", "add_strips")
-"""Kernels that load whole pixels into registers; sum_strips copies them to shared memory, also 16 bytes at a time."""
+STREAMING = ("evaluate", "spread", "gather", "spread_sums", "add_strips", "sum_strips")
+"""Kernels that read or write whole maps."""
 
 
 def empty(*shape, dtype=torch.float32):
@@ -188,6 +188,18 @@ def launches(dtype):
         call_pathway(dtype, 119, (60, 30, 15), padded=True)
         call_pathway(dtype, 119, (60, 30, 15), layout=torch.contiguous_format)
     return list(found.values())
+
+
+def streaming(dtype):
+    """The launches of `launches` whose maps are channels_last, of kernels that read or write whole maps."""
+    return [found for found in launches(dtype) if found[0].__name__ in STREAMING and channels_last(found[1])]
+
+
+def channels_last(value):
+    """Whether all maps among the arguments have their channels side by side."""
+    if isinstance(value, torch.Tensor):
+        return value.ndim != 4 or value.stride(1) == 1 or value.shape[3] == value.stride(2)
+    return all(map(channels_last, value)) if isinstance(value, (tuple, list)) else True
 
 
 def shown(value):

@@ -143,6 +143,6 @@ def _why_no_triton() -> str | None:
 
 _library.load()  # so that torch.ops.zigzag has its kernels; what a GPU needs is loaded when it is asked for
 _register(Backend("cpu", "cpu", lambda: _library.load().reason))
-_register(Backend("triton", "cuda", _why_no_triton, dispatch.NARROW))
+_register(Backend("triton", "cuda", _why_no_triton))
 _register(Backend("cuda", "cuda", _why_no_cuda))
 _register(Backend("reference", None, lambda: None))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NARROW = (torch.float32, torch.bfloat16, torch.float16)
 _FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -60,8 +59,7 @@ class Rule:
 
 RULES = (
     Rule("cpu", ("cpu",), "benchmarks/NOTES.md, AMD EPYC (Zen 4), two threads"),
-    Rule("cuda", ("cuda", "triton"), "a guess", dtypes=NARROW),
-    Rule("cuda", ("cuda",), "a guess"),
+    Rule("cuda", ("cuda", "triton"), "a guess"),
 )
 
 

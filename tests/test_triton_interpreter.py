@@ -1,0 +1,127 @@
+"""Triton's kernels on the CPU under its interpreter: that they read and write the right places; no test of rounding.
+
+The interpreter takes about a millisecond for every operation of a program, so this is a selection of the parity suite,
+with few draws of cotangents. It must be chosen before Triton is imported: `make test` starts a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from cases import FULL, CodesCase, NormCase, PathwayCase, StatsCase, own_part
+from checks import assert_same_bits, check_forward, check_gradients, outputs, solved
+
+import zigzag
+from zigzag import reference
+from zigzag.nn import ZigZagNeck
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1, as `make test` has it in a process of its own", allow_module_level=True)
+
+from zigzag.kernels.launch import launches_to
+
+TWO, THREE = (True, True), (True, True, True)
+ALL = {"codes": THREE, "affines": THREE} | FULL
+# Fewer rows than cells, more rows than a strip and columns than a tile, channels that fill no tile; every option once.
+CASES = [
+    StatsCase((2, 5, 2, 9)),
+    StatsCase((2, 3, 35, 67), padded=True),
+    StatsCase((1, 20, 6, 5), torch.float64, "contiguous", (2, 4), halo=2, padded=True),
+    StatsCase((1, 3, 33, 4), grids=(1,), halo=0),
+    StatsCase((0, 3, 5, 4)),
+    CodesCase((2, 3, 4, 2)),
+    CodesCase((3, 5, 11, 4), grids=(2, 4), halo=0, pool="mean", padded=True),
+    CodesCase((2, 20, 8, 6), weight_layout="channels_last", pool="mean"),
+    CodesCase((0, 3, 4, 2)),
+    NormCase((2, 6, 9, 4), groups=2),
+    NormCase((3, 20, 9, 14), torch.float64, torch.float64, torch.float64, groups=2, padded=True),
+    NormCase((2, 20, 9, 4), codes_dtype=None, layout="contiguous", groups=4),
+    PathwayCase((2, 5, 4, 6), residual=True, padded=True),
+    PathwayCase((2, 20, 8, 6), ((4, 3), (8, 6), (2, 2)), **ALL),
+    PathwayCase((1, 3, 4, 6), ((2, 9), (11, 4)), layout="contiguous", codes=TWO, combine="sum"),
+    PathwayCase((2, 3, 5, 4), ((3, 2), (7, 9)), codes=TWO, affines=TWO, **FULL, padded=True, source_padded=TWO),
+    PathwayCase((1, 3, 5, 4), ((3, 2), (7, 9)), codes=(False, True), resize="nearest", gain=True),
+    PathwayCase((1, 2, 3, 4), ((2, 2),) * 5, torch.float64, codes=(True,) * 5),
+]
+EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}-{case}")
+DRAWS = 1
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+
+def operation_of(case):
+    def operation(*arguments, **options):
+        return getattr(zigzag.ops, case.operation)(*arguments, **options, backend="triton")
+
+    return operation
+
+
+@EACH
+def test_parity(case, monkeypatch):
+    monkeypatch.setattr("checks.DRAWS", DRAWS)
+    stock = getattr(reference, case.operation)
+    check_forward(case.problem(), operation_of(case), stock)
+    check_gradients(case.problem(), operation_of(case), stock, each=False)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if getattr(case, "padded", False)], ids=str)
+def test_batch_mates_and_padding_change_nothing(case):
+    if case.operation in ("region_codes", "region_norm"):
+        pytest.skip("its tables have no pixels outside the images")
+    problem = case.problem()
+    together = outputs(problem, operation_of(case))
+    alone = case.call(operation_of(case), own_part(problem, 0))
+    height, width = problem.sizes.get("base", problem.sizes.get("x"))[0].tolist()
+    own = [result[:1, :, :height, :width] if result.ndim == 4 else result[:1] for result in together]
+    assert_same_bits(alone, own, "image 0")
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[7], CASES[10], CASES[15]], ids=lambda case: case.operation)
+def test_two_runs_agree(case):
+    first, second = (solved(case.problem(), operation_of(case), draws=1) for _ in range(2))
+    assert_same_bits([*first[0], *first[1].values()], [*second[0], *second[1].values()], "second run")
+
+
+def launches_of(call):
+    """Names of the kernels that a call launches; none of them runs."""
+    names = []
+    with launches_to(lambda kernel, *_: names.append(kernel.fn.__name__)):
+        call()
+    return names
+
+
+def test_launches_of_every_operation():
+    """One launch serves all sources, grids and strips; another adds up what several programs have of a sum."""
+    expected = {
+        StatsCase((2, 3, 15, 15)): (1, 1),
+        StatsCase((2, 3, 60, 30)): (2, 1),
+        CodesCase((2, 3, 15, 15)): (4, 4),
+        NormCase((2, 6, 15, 15), groups=2): (1, 2),
+        PathwayCase((1, 3, 15, 15), ((30, 30), (8, 8), (60, 60)), **ALL): (1, 5),
+        PathwayCase((1, 3, 15, 15), ((8, 8), (4, 4)), **ALL | {"codes": TWO, "affines": TWO}): (1, 4),
+    }
+    for case, (forward, backward) in expected.items():
+        problem = case.problem()
+        tensors = {name: tensor.detach().requires_grad_() for name, tensor in problem.tensors.items()}
+        results = []
+        names = launches_of(lambda: results.extend(problem.call(operation_of(case), tensors)))  # noqa: B023
+        assert len(names) == forward, f"{case}: {names}"
+        names = launches_of(lambda: torch.autograd.grad(results, tensors.values(), results, allow_unused=True))  # noqa: B023
+        assert len(names) == backward, f"{case}: {names}"
+
+
+def test_launches_of_a_neck_pass():
+    """Of the levels of a 473 crop, preset "stable", three stages; benchmarks/NOTES.md states the numbers."""
+    module = ZigZagNeck((4,) * 4, 32)
+    bases = [torch.zeros(1, 32, size, size) for size in (119, 60, 30, 15)]
+    results = []
+    with zigzag.use_backend("triton"):
+        forward = launches_of(lambda: results.extend(module.fuse(bases)))
+        backward = launches_of(lambda: sum(result.sum() for result in results).backward())
+    assert (len(forward), len(backward)) == (193, 285), (counts(forward), counts(backward))
+
+
+def counts(names):
+    return {name: names.count(name) for name in dict.fromkeys(names)}
