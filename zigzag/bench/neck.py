@@ -121,7 +121,7 @@ def _neck_case(
         exact=exact,
         costs={"forward": steps(backward=False), "forward+backward": steps(backward=False) + steps(backward=True)},
         floors={"forward": floor.forward, "forward+backward": floor.training_step},
-        seconds={"forward": 4.0 if laterals else 14.0, "forward+backward": 16.0},
+        seconds={"forward": 2.0 if laterals else 14.0, "forward+backward": 16.0},
         checking=lambda direction: _decided(work.parameters) if direction == "forward+backward" else nullcontext(),
     )
 

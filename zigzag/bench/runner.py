@@ -127,7 +127,7 @@ def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], *,
         first = checks[side].seconds if side in checks else 0.0
         estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP)
     seconds = case.seconds[direction] / (4 if quick else 1)
-    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if quick else 5)
+    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if quick else 4)
     return interleave(sides, schedule, limit=2 * schedule.seconds(estimates), before=evict)
 
 
