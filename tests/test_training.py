@@ -24,6 +24,7 @@ import zigzag
 from zigzag import cli
 from zigzag.data import shapes
 from zigzag.tasks import ablate, curves
+from zigzag.tasks.cli import CONFIGS
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +223,14 @@ def test_the_other_commands_import_nothing_of_training():
     code = "import sys; from zigzag import cli; cli._parser(); print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_of_the_package_is_understood(path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["fit", "--config", path.stem, "--print_config"])
+    assert caught.value.code == 0
+    assert "default_root_dir: runs/" in capsys.readouterr().out
 
 
 class TestAblate:
