@@ -99,6 +99,11 @@ struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack {
   T at[V];
 };
 
+// A 16-byte pack as the machine stores it: left to itself, the compiler stores narrow elements one by one.
+struct __attribute__((may_alias)) alignas(16) Words {
+  uint32_t at[4];
+};
+
 template <class A, int V>
 struct Vec {
   A at[V];
@@ -135,7 +140,11 @@ __device__ __forceinline__ void store(T* to, const Vec<A, V>& v) {
   Pack<T, V> pack;
 #pragma unroll
   for (int i = 0; i < V; ++i) narrow(v.at[i], pack.at[i]);
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  if constexpr (sizeof(pack) == sizeof(Words)) {
+    *reinterpret_cast<Words*>(to) = __builtin_bit_cast(Words, pack);
+  } else {
+    *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  }
 }
 
 // a * b + c, rounded once: what nvcc makes of such an expression anyway, and the emulation must be told to.
