@@ -99,11 +99,6 @@ struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack {
   T at[V];
 };
 
-// A 16-byte pack as the machine stores it: left to itself, the compiler stores narrow elements one by one.
-struct __attribute__((may_alias)) alignas(16) Words {
-  uint32_t at[4];
-};
-
 template <class A, int V>
 struct Vec {
   A at[V];
@@ -140,8 +135,9 @@ __device__ __forceinline__ void store(T* to, const Vec<A, V>& v) {
   Pack<T, V> pack;
 #pragma unroll
   for (int i = 0; i < V; ++i) narrow(v.at[i], pack.at[i]);
-  if constexpr (sizeof(pack) == sizeof(Words)) {
-    *reinterpret_cast<Words*>(to) = __builtin_bit_cast(Words, pack);
+  // Narrow types are those of maps, in global memory. Left to itself, the compiler stores them one by one.
+  if constexpr (sizeof(T) == 2 && sizeof(pack) == sizeof(uint4)) {
+    __stwb(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, pack));
   } else {
     *reinterpret_cast<Pack<T, V>*>(to) = pack;
   }
