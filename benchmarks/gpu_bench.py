@@ -66,6 +66,13 @@ class Bench:
         return median
 
 
+def copy_bandwidth(bench):
+    """Bytes/s, read plus written, of a copy that no cache holds."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (bench.time(lambda: target.copy_(source))[0] * 1e-3)
+
+
 def noise(*shape, dtype=DTYPE):
     x = torch.randn(*shape, device="cuda", dtype=dtype)
     return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
@@ -182,10 +189,7 @@ def main():
     arguments = parser.parse_args()
     sides = [name for name in ("cuda", "triton") if zigzag.backends()[name].available]
     bench = Bench()
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    bench.bandwidth = 2 * source.numel() / (bench.time(lambda: target.copy_(source))[0] * 1e-3)
-    del source, target
+    bench.bandwidth = copy_bandwidth(bench)
     operations(bench, sides)
     peaks = necks(bench, sides)
     machine = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "bandwidth": bench.bandwidth}

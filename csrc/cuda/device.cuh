@@ -135,7 +135,12 @@ __device__ __forceinline__ void store(T* to, const Vec<A, V>& v) {
   Pack<T, V> pack;
 #pragma unroll
   for (int i = 0; i < V; ++i) narrow(v.at[i], pack.at[i]);
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  // Narrow types are those of maps, in global memory. Left to itself, the compiler stores them one by one.
+  if constexpr (sizeof(T) == 2 && sizeof(pack) == sizeof(uint4)) {
+    __stwb(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, pack));
+  } else {
+    *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  }
 }
 
 // a * b + c, rounded once: what nvcc makes of such an expression anyway, and the emulation must be told to.

@@ -43,6 +43,12 @@ struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
 
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+inline void __stwb(uint4* to, uint4 value) { *to = value; }
+
 namespace emulation {
 
 constexpr size_t kStack = size_t{256} << 10;
