@@ -1,6 +1,7 @@
 # Every target sets itself up: a .venv with the versions of constraints.txt, and the compiled part built in place.
 #   make bench      the neck beside stock PyTorch: results checked, a table, a picture   (BENCH_ARGS="--image photo.jpg")
 #   make test       the tests                                                            (TEST_ARGS="-k region_stats")
+#   make test-triton  of those, the Triton kernels under Triton's interpreter, a process of its own
 #   make gpu        on a machine with a GPU, with its own Python: builds, tests, benchmark   (GPU_PARTS="parity bench")
 #   make build      the compiled part alone, only what changed
 #   make lint       ruff and clang-format;   make format applies what they ask for
@@ -30,7 +31,7 @@ native_sources := CMakeLists.txt setup.py csrc/build_info.h.in $(cxx_files)
 export CXX
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help test bench gpu build lint format types sanitize wheel sdist test-wheel clean distclean
+.PHONY: help test test-triton bench gpu build lint format types sanitize wheel sdist test-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -39,6 +40,12 @@ help:
 test: build $(emulated)
 	@echo "==> Running the tests"
 	@$(python) -m pytest -n auto $(TEST_ARGS)
+	@$(if $(TEST_ARGS),,$(MAKE) --no-print-directory test-triton)
+
+# Triton's interpreter is chosen for a whole process, before Triton is imported.
+test-triton: build
+	@echo "==> Running the tests of the Triton kernels under Triton's interpreter"
+	@TRITON_INTERPRET=1 $(python) -m pytest -n auto tests/test_triton_interpreter.py
 
 bench: build
 	@echo "==> Running the benchmark"

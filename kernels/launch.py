@@ -91,13 +91,24 @@ def launches_to(hook: Hook) -> Iterator[None]:
 
 
 def launch(kernel: Any, tasks: int, *arguments: Any, **options: Any) -> None:
-    """Run ``tasks`` programs of a kernel on the current stream; nothing where there are none."""
+    """Run ``tasks`` programs of a kernel on its tensors' device, current stream; nothing where there are none."""
     if tasks == 0:
         return
     if _hooks:
         _hooks[-1](kernel, (tasks,), arguments, options)
+        return
+    device = _device_of(arguments)
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[(tasks,)](*arguments, **options)
     else:
         kernel[(tasks,)](*arguments, **options)
+
+
+def _device_of(arguments: tuple[Any, ...]) -> torch.device:
+    """The device of the first tensor among a kernel's arguments; all are on one."""
+    tensors = (x for given in arguments for x in (given if isinstance(given, tuple) else (given,)))
+    return next(x.device for x in tensors if isinstance(x, Tensor))
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------

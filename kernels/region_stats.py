@@ -125,9 +125,9 @@ def _sum_strip(
 
 @triton.jit
 def sum_strips(
-    maps, shapes, results, powers, valids, number, channels,
+    maps, shapes, results, powers, valids, sizes, number, channels,
     GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, TILES: tl.constexpr,
-    SIZES: tl.constexpr, WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+    WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
     """Every strip of every map: into its own rows of ``results``, or straight to the sums of maps of one strip."""
@@ -141,7 +141,7 @@ def sum_strips(
             n, strip = task // strips, task % strips
             _sum_strip(
                 maps[m], shapes[m], results[m], powers[m] + strip * number * channels, valids[m], n, strip, c,
-                channels, SIZES[m], GRIDS, TAPS, LINES, MOST, TILES[m], WHOLE[m], STRIP, COLUMNS, ACC,
+                channels, sizes[m], GRIDS, TAPS, LINES, MOST, TILES[m], WHOLE[m], STRIP, COLUMNS, ACC,
             )  # fmt: skip
         task -= strips * number
 
@@ -201,8 +201,8 @@ def _add_strips(
 
 @triton.jit
 def add_strips(
-    parts, powers, results, result_powers, valids, heights, number, channels, entries,
-    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, SIZES: tl.constexpr, STRIP: tl.constexpr,
+    parts, powers, results, result_powers, valids, heights, sizes, number, channels, entries,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, STRIP: tl.constexpr,
     CHANNELS: tl.constexpr, ENTRIES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The sums of every map from those of its strips, in their order."""
@@ -216,7 +216,7 @@ def add_strips(
         if (image >= m * number) & (image < (m + 1) * number):
             _add_strips(
                 parts[m], powers[m], results[m], result_powers[m], valids[m], heights[m], image - m * number, first, c,
-                number, channels, SIZES[m], entries, GRIDS, TAPS, LINES, STRIP, ENTRIES, ACC,
+                number, channels, sizes[m], entries, GRIDS, TAPS, LINES, STRIP, ENTRIES, ACC,
             )  # fmt: skip
 
 
@@ -249,11 +249,11 @@ def region_sums(
         tuple((*x.shape[2:], *x.stride()) for x in maps),
         *(tuple(column) for column in zip(*parts, strict=True)),
         tuple(valids),
+        tuple(sizes),
         number,
         channels,
         MOST=lines.most,
         TILES=tuple(blocks(x.shape[3], COLUMNS) for x in maps),
-        SIZES=tuple(sizes),
         WHOLE=whole,
         COLUMNS=COLUMNS,
         **geometry,
@@ -269,10 +269,10 @@ def region_sums(
             *(tuple(found[m][i] for m in split) for found in (parts, results) for i in (0, 1)),
             tuple(valids[m] for m in split),
             tuple(maps[m].shape[2] for m in split),
+            tuple(sizes[m] for m in split),
             number,
             channels,
             lines.entries,
-            SIZES=tuple(sizes[m] for m in split),
             **geometry,
             **options,
         )

@@ -13,24 +13,22 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import triton_aot
 
-NEWEST, WIDE = "sm_90", (torch.bfloat16, torch.float32)
-
 
 @pytest.mark.parametrize("target", triton_aot.TARGETS)
 def test_kernels_compile_without_spills(target):
-    for kernel, dtype, _, row in triton_aot.table([torch.bfloat16], [target]):
+    for kernel, dtype, _, row in triton_aot.table(torch.bfloat16, target):
         assert row.spills == 0, f"{kernel}, {dtype}, {target}: {row}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_other_dtypes_compile_without_spills(dtype):
-    for kernel, name, target, row in triton_aot.table([dtype], [NEWEST]):
+    for kernel, name, target, row in triton_aot.table(dtype, triton_aot.MEASURED):
         assert row.spills == 0, f"{kernel}, {name}, {target}: {row}"
 
 
-@pytest.mark.parametrize("dtype", WIDE, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_streaming_kernels_access_sixteen_bytes_at_a_time(dtype):
     """Of channels_last maps; the few narrow accesses are those of (N, C) tables."""
-    for name, arguments, options in triton_aot.streaming(dtype):
-        row = triton_aot.compile_for(NEWEST, name, arguments, options)
-        assert row.wide_loads > 0 or row.loads == 0, f"{name.__name__}: {row}"
+    for kernel, arguments, options in triton_aot.streaming(dtype):
+        row = triton_aot.compile_for(triton_aot.MEASURED, kernel, arguments, options)
+        assert row.wide_loads > 0 or row.loads == 0, f"{kernel.__name__}: {row}"
