@@ -238,7 +238,7 @@ def region_sums(
             sizes[m] = (lines.most + strips - 1) * lines.taps * lines.padded
             powers = x.new_empty((strips, number, channels), dtype=dtype)
             parts[m] = x.new_empty((number, sizes[m], channels), dtype=dtype), powers
-    options = tiles("region_stats", maps[0], 16)
+    options = tiles("region_stats" if len(maps) == 1 else "region_stats.several", maps[0], 16)
     tasks = number * sum(blocks(x.shape[2], STRIP) for x in maps)
     geometry = {"GRIDS": lines.grids, "TAPS": lines.taps, "LINES": lines.padded, "STRIP": STRIP, "ACC": acc}
     launch(
