@@ -74,6 +74,16 @@ def line_span(cells, cell, tap, exists, size, TAPS: tl.constexpr):
 
 
 @triton.jit
+def has_rows(y, a, size, cells, TAPS: tl.constexpr):
+    """Whether any row lies in cell y as tap a shifts it, found row by row: for few rows, and without a division."""
+    found = cells < 0
+    for p in range(size):
+        h = p - a + TAPS // 2
+        found = found | ((h >= 0) & (h < size) & (h * cells >= y * size) & (h * cells < (y + 1) * size))
+    return found
+
+
+@triton.jit
 def entry_of(first, cells, y, x, a, b, TAPS: tl.constexpr):
     """Where the sum over cell (y, x), shifted by tap (a, b), stands among all sums."""
     return first + ((y * cells + x) * TAPS + a) * TAPS + b

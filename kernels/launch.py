@@ -27,6 +27,7 @@ Hook = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], Any]
 SHIPPED: dict[str, dict[str, Options]] = {
     "gpu": {  # a guess: not measured
         "region_stats": {"CHANNELS": 64, "num_warps": 8},
+        "region_stats.several": {"CHANNELS": 64, "num_warps": 4},
         "region_stats.add": {"CHANNELS": 64, "ENTRIES": 16, "num_warps": 4},
         "region_stats_backward": {"CHANNELS": 64, "ROWS": 32, "CHUNK": 16, "num_warps": 8},
         "region_norm": {"CHANNELS": 16, "CHUNK": 16, "num_warps": 8},
@@ -43,6 +44,7 @@ SHIPPED: dict[str, dict[str, Options]] = {
     },
     "cpu": {  # the interpreter: a program costs the same whatever its tile
         "region_stats": {"CHANNELS": 256},
+        "region_stats.several": {"CHANNELS": 256},
         "region_stats.add": {"CHANNELS": 256, "ENTRIES": 1024},
         "region_stats_backward": {"CHANNELS": 256, "ROWS": 128, "CHUNK": 64},
         "region_norm": {"CHANNELS": 64, "CHUNK": 128},

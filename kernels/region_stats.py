@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zigzag.kernels.geometry import any_line_begins, entry_of, image_size, line_span, lines
+from zigzag.kernels.geometry import any_line_begins, entry_of, has_rows, image_size, line_span, lines
 from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, tiles
 
 STRIP = 32
@@ -105,7 +105,7 @@ def _sum_strip(
             within = exists & (h >= 0) & (h < height)
             y = h * cells // height
             part = parts[a] + tl.where(within[:, None], row_sums, 0.0)
-            last = within & ((p + 1 == end) | ((h + 1) * cells // height != y))
+            last = within & ((p + 1 == end) | ((h + 1) * cells >= (y + 1) * height))
             if WHOLE:
                 _store_rows(sums, entry_of(first, cells, y, cell, a, tap, TAPS), channels, c, part, last)
             else:
@@ -117,8 +117,7 @@ def _sum_strip(
         if height < MOST * (TAPS // 2 + 1):  # a line may have no rows at all, and no row ends it
             for y in range(MOST):
                 for a in tl.static_range(TAPS):
-                    begin, until = line_span(cells, y, a, exists, height, TAPS)
-                    empty = exists & (y < cells) & (tl.maximum(begin, 0) >= tl.minimum(until, height))
+                    empty = exists & (y < cells) & (has_rows(y, a, height, cells, TAPS) == 0)
                     nothing = tl.zeros([LINES, c.shape[0]], ACC)
                     _store_rows(sums, entry_of(first, cells, y, cell, a, tap, TAPS), channels, c, nothing, empty)
 
@@ -239,7 +238,7 @@ def region_sums(
             sizes[m] = (lines.most + strips - 1) * lines.taps * lines.padded
             powers = x.new_empty((strips, number, channels), dtype=dtype)
             parts[m] = x.new_empty((number, sizes[m], channels), dtype=dtype), powers
-    options = tiles("region_stats", maps[0], 16)
+    options = tiles("region_stats" if len(maps) == 1 else "region_stats.several", maps[0], 16)
     tasks = number * sum(blocks(x.shape[2], STRIP) for x in maps)
     geometry = {"GRIDS": lines.grids, "TAPS": lines.taps, "LINES": lines.padded, "STRIP": STRIP, "ACC": acc}
     launch(

@@ -27,11 +27,12 @@ def candidates(shipped: Options) -> Iterator[Options]:
 
 def best(kernel: str, shipped: Options, call: Callable[[], Any], time: Callable[..., Any] = do_bench) -> Options:
     """The candidate with the least median time; the shipped tile where none is faster."""
-    times = {}
-    for options in [shipped, *candidates(shipped)]:
+    tried = [shipped, *candidates(shipped)]
+    times = []
+    for options in tried:
         with trial(kernel, options):
-            times[tuple(options.items())] = time(call, return_mode="median")
-    return dict(min(times, key=lambda options: times[options]))
+            times.append(time(call, return_mode="median"))
+    return tried[times.index(min(times))]
 
 
 def calls(dtype: torch.dtype, number: int = 16, channels: int = 256) -> dict[str, Callable[[], Any]]:
@@ -43,17 +44,17 @@ def calls(dtype: torch.dtype, number: int = 16, channels: int = 256) -> dict[str
     table, gain = torch.randn(number, channels, device="cuda"), torch.randn(channels, device="cuda")
     codes = [torch.randn(number, 83, channels, device="cuda")] * 3
     small: Any = codes, table, table, [table] * 3, [table] * 3, gain
-    end: Any = None, [None] * 3, GRIDS, True, True, False
+    rest: list[Any] = [None, [None] * 3, GRIDS, True, True, False]
     maps: Any = sources
     sums, power = region_stats(base, GRIDS, 1, None)
 
     def backward() -> Any:
-        return dense_pathway_backward(base, base, base, maps, *small, *end)
+        return dense_pathway_backward(base, base, base, maps, *[*small, *rest])
 
     return {
         "region_stats": lambda: region_stats(base, GRIDS, 1, None),
         "region_stats_backward": lambda: region_stats_backward(base, sums, power, GRIDS, 1, None),
-        "dense_pathway": lambda: dense_pathway(base, maps, *small, base, *end),
+        "dense_pathway": lambda: dense_pathway(base, maps, *[*small, base, *rest]),
         "dense_pathway_backward": backward,
         "dense_pathway_backward.gather": backward,
     }

@@ -86,7 +86,7 @@ def compile_for(target, kernel, arguments, options):
     if TARGETS[target].backend == "hip":
         text = binary.asm["amdgcn"]
         field = lambda name: int(re.search(rf"\.{name}:\s*(\d+)", text)[1])  # noqa: E731
-        spills = field("vgpr_spill_count") + field("sgpr_spill_count")
+        spills = field("vgpr_spill_count") + field("private_segment_fixed_size")  # scalars spill to vector registers
         return Compiled(field("vgpr_count"), spills, binary.metadata.shared, 0, 0, 0, 0)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
