@@ -109,8 +109,8 @@ def dump(flag, path):
 
 # --- what operations launch -------------------------------------------------------------------------------------------
 
-STREAMING = ("evaluate", "spread", "gather", "spread_sums", "add_strips", "sum_strips")
-"""Kernels that read or write whole maps."""
+STREAMING = ("evaluate", "gather")
+"""Kernels that read whole maps 16 bytes at a time, in bfloat16."""
 
 
 def empty(*shape, dtype=torch.float32):
