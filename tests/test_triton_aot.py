@@ -1,4 +1,4 @@
-"""Triton kernels compiled ahead of time for GPUs that are not there: no spills in bfloat16, pixels 16 bytes at a time."""
+"""Triton kernels compiled ahead of time for GPUs that are not there: no spills in bfloat16, whole pixels at a time."""
 
 from __future__ import annotations
 
