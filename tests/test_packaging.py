@@ -137,9 +137,15 @@ def test_every_package_that_is_asked_for_is_pinned_exactly():
     assert names <= set(pins)
 
 
+SETS = ("ZIGZAG_OPERATIONS", "ZIGZAG_CUDA_OPERATIONS", "ZIGZAG_SHARED_SOURCES")
+
+
 def test_sources_of_the_build_are_all_there_and_all_used():
     text = (ROOT / "CMakeLists.txt").read_text()
-    operations = re.search(r"set\(ZIGZAG_OPERATIONS([^)]*)\)", text)[1].split()
-    shared = re.search(r"set\(ZIGZAG_SHARED_SOURCES([^)]*)\)", text)[1].split()
-    listed = {f"csrc/cpu/{name}{end}" for name in operations for end in (".cpp", "_kernel.cpp")} | set(shared)
-    assert listed == {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.cpp")}
+    named = {name: re.search(rf"set\({name}([^)]*)\)", text)[1].split() for name in SETS}
+    on_cpu, on_gpu, shared = named.values()
+    listed = {f"csrc/cpu/{name}{end}" for name in on_cpu for end in (".cpp", "_kernel.cpp")} | set(shared)
+    listed |= {f"csrc/cuda/{name}{end}" for name in on_gpu for end in (".cpp", ".cu")}
+    listed |= set(re.findall(r"csrc/cuda/\w+\.cu", text))
+    found = {str(path.relative_to(ROOT)) for end in ("cpp", "cu") for path in (ROOT / "csrc").rglob(f"*.{end}")}
+    assert listed == found
