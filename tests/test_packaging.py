@@ -146,6 +146,6 @@ def test_sources_of_the_build_are_all_there_and_all_used():
     on_cpu, on_gpu, shared = named.values()
     listed = {f"csrc/cpu/{name}{end}" for name in on_cpu for end in (".cpp", "_kernel.cpp")} | set(shared)
     listed |= {f"csrc/cuda/{name}{end}" for name in on_gpu for end in (".cpp", ".cu")}
-    listed |= set(re.findall(r"csrc/cuda/\w+\.cu", text))
+    listed |= set(re.findall(r"/(csrc/cuda/\w+\.cu)\"", text))
     found = {str(path.relative_to(ROOT)) for end in ("cpp", "cu") for path in (ROOT / "csrc").rglob(f"*.{end}")}
     assert listed == found
