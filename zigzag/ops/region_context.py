@@ -211,14 +211,18 @@ class _Boundary(torch.autograd.Function):
         saved = iter(ctx.saved_tensors)
         for record, count in zip(ctx.records, ctx.counts, strict=True):
             record.saved_tensors = tuple(next(saved) for _ in range(count))
-        found = _gradient(ctx.call, ctx.records, grads)
+        found = _gradient(ctx.call, ctx.records, grads, of_map=ctx.needs_input_grad[2])
         for record in ctx.records:
             record.saved_tensors = ()
-        return None, None, *(grad.to(dtype) for grad, dtype in zip(found, ctx.dtypes, strict=True))
+        pairs = zip(found, ctx.dtypes, strict=True)
+        return None, None, *(None if grad is None else grad.to(dtype) for grad, dtype in pairs)
 
 
-def _gradient(call: _Call, records: list[Record], grads: Sequence[Tensor]) -> list[Tensor]:
-    """One gradient for each of the tensors that `_Call.run` takes: the three operations' backward in reverse."""
+def _gradient(call: _Call, records: list[Record], grads: Sequence[Tensor], *, of_map: bool) -> list[Tensor | None]:
+    """One gradient for each of the tensors that `_Call.run` takes: the three operations' backward in reverse.
+
+    That of the map, which costs a pass over it, only where it is asked for.
+    """
     of_norm: Sequence[Tensor] = ()
     of_branches: Sequence[Tensor] = ()
     if call.norm:
@@ -232,4 +236,4 @@ def _gradient(call: _Call, records: list[Record], grads: Sequence[Tensor]) -> li
         else:
             grad_power = grad_tapped.new_zeros(grad_tapped.shape[0], grad_tapped.shape[2])
         grad_sums = grad_tapped
-    return [records[0].gradient(grad_sums, grad_power)[0], *of_norm, *of_branches]
+    return [records[0].gradient(grad_sums, grad_power)[0] if of_map else None, *of_norm, *of_branches]
