@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from zigzag.geometry import level_sizes
+from zigzag.ops import arguments
 
 Maps = Sequence[Tensor] | Mapping[Any, Tensor]
 ImageSizes = Tensor | Sequence[Sequence[int]]
@@ -57,7 +58,7 @@ def check_valid(valid: Sequence[Tensor], maps: Sequence[Tensor]) -> None:
     if len(valid) != len(maps):
         raise ValueError(f"valid must hold {len(maps)} tensors, one for each level, got {len(valid)}")
     for i, (own, x) in enumerate(zip(valid, maps, strict=True)):
-        _check_sizes(f"valid[{i}]", own, x.shape[0], x.shape[2], x.shape[3])
+        arguments.check_valid(f"valid[{i}]", own, x.shape[0], x.shape[2], x.shape[3])
 
 
 def valid_of(image_sizes: ImageSizes, maps: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
@@ -82,24 +83,5 @@ def valid_of(image_sizes: ImageSizes, maps: Sequence[Tensor], strides: Sequence[
     else:
         raise TypeError(f"image_sizes must be a tensor (N, 2) or a list of pairs of integers, got {image_sizes!r}")
     height, width = (min(x.shape[axis] * s for x, s in zip(maps, strides, strict=True)) for axis in (2, 3))
-    _check_sizes("image_sizes", sizes, maps[0].shape[0], height, width)
+    arguments.check_valid("image_sizes", sizes, maps[0].shape[0], height, width)
     return level_sizes(sizes, strides, maps[0].device)
-
-
-def _check_sizes(name: str, sizes: Tensor, images: int, height: int, width: int) -> None:
-    """Raise unless ``sizes`` are (images, 2) integers from 1 x 1 to height x width.
-
-    Values are not read in a trace, nor on a GPU, which would wait for it.
-    """
-    if not isinstance(sizes, Tensor) or sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool:
-        got = sizes.dtype if isinstance(sizes, Tensor) else type(sizes).__name__
-        raise TypeError(f"{name} must be integers (N, 2), got {got}")
-    if sizes.shape != (images, 2):
-        raise ValueError(f"{name} must have shape ({images}, 2), got {tuple(sizes.shape)}")
-    if torch.compiler.is_compiling() or sizes.device.type != "cpu":
-        return
-    for image, (h, w) in enumerate(sizes.tolist()):
-        if not (1 <= h <= height and 1 <= w <= width):
-            raise ValueError(
-                f"{name} must be from 1 x 1 to the maps' {height} x {width}, got {h} x {w} for image {image}"
-            )
