@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ def load_backbone(settings: Settings) -> nn.Module:
     """
     try:
         from torchvision import models
+
+        from zigzag.models.backbones import stride_in_first_convolution
     except ImportError as error:
         raise BenchError(f"{error.name or 'torchvision'} is not installed; {INSTALL}") from error
     names = [name for name in models.list_models(module=models) if "resne" in name]
@@ -72,7 +74,7 @@ def load_backbone(settings: Settings) -> nn.Module:
     if settings.weights is not None:
         _load_weights(model, settings.weights)
     if settings.stride_in_1x1:
-        _stride_in_first_convolution(model)
+        stride_in_first_convolution(model)
     # Random weights have no running statistics worth the name: normalise by the image's own, or the maps would explode.
     return model.train(settings.weights is None)
 
@@ -96,21 +98,9 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         raise BenchError(f"--weights: {str(path)!r} does not fit the backbone: it {kind} {first!r}")
 
 
-def _stride_in_first_convolution(model: nn.Module) -> None:
-    block: Any
-    for block in model.modules():
-        if hasattr(block, "conv3") and block.conv2.stride != (1, 1):
-            block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
-
-
 @torch.no_grad()
 def features(backbone: nn.Module, image: Tensor) -> list[Tensor]:
     """The maps res2..res5 of a normalised image (1, 3, H, W), finest first, channels_last."""
-    body: Any = backbone
-    x = image.to(memory_format=torch.channels_last)
-    x = body.maxpool(body.relu(body.bn1(body.conv1(x))))
-    maps = []
-    for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
-        x = layer(x)
-        maps.append(x)
-    return maps
+    from zigzag.models.backbones import resnet_maps
+
+    return resnet_maps(backbone, image.to(memory_format=torch.channels_last))

@@ -66,7 +66,7 @@ class ResNet(Backbone):
         super().__init__()
         body = models.get_model(config.name, weights=None, norm_layer=_NORMS[config.norm])
         if config.stride_in_1x1:
-            _stride_in_first_convolution(body)
+            stride_in_first_convolution(body)
         self.conv1, self.bn1, self.relu, self.maxpool = body.conv1, body.bn1, body.relu, body.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = body.layer1, body.layer2, body.layer3, body.layer4
         self.channels = tuple(64 * getattr(body.layer1[0], "expansion", 1) << level for level in range(4))
@@ -78,12 +78,7 @@ class ResNet(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """res2..res5."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        maps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
-            maps.append(x)
-        return maps
+        return resnet_maps(self, images)
 
 
 class TimmBackbone(Backbone):
@@ -152,8 +147,19 @@ def _library(name: str) -> Any:
         ) from error
 
 
-def _stride_in_first_convolution(body: nn.Module) -> None:
+def stride_in_first_convolution(body: nn.Module) -> None:
+    """Move the stride of every bottleneck of a torchvision ResNet from its 3x3 to its first 1x1 convolution."""
     for block in body.modules():
         if hasattr(block, "conv3"):
             first, second = cast(nn.Conv2d, block.conv1), cast(nn.Conv2d, block.conv2)
             first.stride, second.stride = second.stride, first.stride
+
+
+def resnet_maps(body: Any, images: Tensor) -> list[Tensor]:
+    """res2..res5 of images (N, 3, H, W), finest first, of a module with torchvision's names."""
+    x = body.maxpool(body.relu(body.bn1(body.conv1(images))))
+    maps = []
+    for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
+        x = layer(x)
+        maps.append(x)
+    return maps
