@@ -105,6 +105,25 @@ class TestRun:
         assert "does not fit the network" in capsys.readouterr().err
 
 
+def test_bfloat16_errs_no_more_than_twice_as_much_as_stock_pytorch(tmp_path):
+    """The weights after a step, held against a step in float64; the eager neck is stock PyTorch."""
+    words = ["--model.network.backbone.norm=frozen", "--model.recipe.warmup_steps=0", "--model.recipe.learning_rate=1"]
+
+    def step(name, *more):
+        assert fit(tmp_path / name, *words, *more, steps=1, every=1) == 0
+        return weights(tmp_path / name / "checkpoints/last.ckpt")
+
+    exact = step("exact", "--trainer.precision=64-true")
+    half = step("half", "--trainer.precision=bf16-mixed")
+    stock = step("stock", "--trainer.precision=bf16-mixed", "--model.network.neck.kind=eager")
+    error, expected = (
+        torch.cat([(state[name] - exact[name]).flatten() for name in exact if exact[name].is_floating_point()]).norm()
+        for state in (half, stock)
+    )
+    assert {half[name].dtype for name in exact if exact[name].is_floating_point()} == {torch.float32}
+    assert 0 < error <= 2 * expected
+
+
 class TestResume:
     @pytest.mark.parametrize("words", [[], ["--ema=0.9"]], ids=["plain", "average"])
     def test_a_run_goes_on_exactly(self, tmp_path, words):

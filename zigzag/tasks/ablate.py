@@ -64,6 +64,10 @@ SETS: dict[str, tuple[str, dict[str, Options]]] = {
             "paper, nearest": {"preset": "paper", "resize": "nearest"},
         },
     ),
+    "kernels": (
+        "The same network and seed: fused operations, and the literal equations in stock PyTorch",
+        {"fused": {"kind": "zigzag"}, "eager": {"kind": "eager"}},
+    ),
 }
 
 
