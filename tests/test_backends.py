@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
-from cases import FULL, CodesCase, PathwayCase, StatsCase
+from cases import CodesCase, StatsCase
 from checks import outputs
+from pathway_cases import FULL, PathwayCase
 from spies import Spy
 
 import zigzag

@@ -8,8 +8,9 @@ from functools import wraps
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CodesCase, PathwayCase, StatsCase
+from cases import CodesCase, StatsCase
 from checks import assert_parity, assert_same_bits, check_forward, check_gradients
+from pathway_cases import PathwayCase
 
 from zigzag import reference
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import FULL, CodesCase, NormCase, PathwayCase, StatsCase
+from cases import CodesCase, NormCase, StatsCase
 from checks import solved
 from neck_cases import NeckCase, config_of, neck_of
+from pathway_cases import FULL, PathwayCase
 from spies import Spy
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_map_only

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FLOATS, FULL, LAYOUTS, SMALL, PathwayCase, laid_out, own_part, pathway_cases
+from cases import FLOATS, LAYOUTS, SMALL, laid_out, own_part
 from checks import assert_same_bits, check_forward, check_gradcheck, check_gradients, outputs
 from hypothesis import given
 from hypothesis import strategies as st
+from pathway_cases import FULL, PathwayCase, pathway_cases
 
 from zigzag import reference
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FULL, CodesCase, NormCase, PathwayCase, StatsCase
+from cases import CodesCase, NormCase, StatsCase
 from checks import assert_same_bits, check_gradgradcheck, solved
+from pathway_cases import FULL, PathwayCase
 from torch.autograd.gradcheck import GradcheckError
 
 import zigzag

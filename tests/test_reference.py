@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FULL, CodesCase, NormCase, PathwayCase, StatsCase
+from cases import CodesCase, NormCase, StatsCase
 from checks import assert_same_bits, check_gradgradcheck, outputs
+from pathway_cases import FULL, PathwayCase
 
 import zigzag
 

@@ -10,8 +10,9 @@ import os
 
 import pytest
 import torch
-from cases import FULL, CodesCase, NormCase, PathwayCase, StatsCase, own_part
+from cases import CodesCase, NormCase, StatsCase, own_part
 from checks import assert_same_bits, check_forward, check_gradients, outputs, solved
+from pathway_cases import FULL, PathwayCase
 
 import zigzag
 from zigzag import reference
