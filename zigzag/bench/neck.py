@@ -114,7 +114,7 @@ def _neck_case(
     return Case(
         name=name,
         operation=name,
-        kernel=work.kernel,
+        variant=work.variant,
         shape=", ".join("x".join(str(length) for length in m.shape) for m in maps),
         formulations=formulations,
         stock={"output": COMMUTED if laterals else EAGER},
@@ -122,12 +122,12 @@ def _neck_case(
         costs={"forward": steps(backward=False), "forward+backward": steps(backward=False) + steps(backward=True)},
         floors={"forward": floor.forward, "forward+backward": floor.training_step},
         seconds={"forward": 2.0 if laterals else 14.0, "forward+backward": 16.0},
-        checking=lambda direction: _decided(work.parameters) if direction == "forward+backward" else nullcontext(),
+        checking=lambda direction: decided(work.parameters) if direction == "forward+backward" else nullcontext(),
     )
 
 
 @contextmanager
-def _decided(parameters: Mapping[str, Tensor]) -> Iterator[None]:
+def decided(parameters: Mapping[str, Tensor]) -> Iterator[None]:
     """Parameters with which every ReLU is clearly open or clearly closed, about half of them each.
 
     Millions of values go through the neck's ReLUs, so at random parameters some lie within float32's rounding of 0. One

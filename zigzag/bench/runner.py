@@ -13,7 +13,7 @@ from zigzag.bench.memory import peak_growth, saved_bytes
 from zigzag.bench.rows import Row, Status
 from zigzag.bench.settings import Settings
 from zigzag.bench.timing import Ratio, Samples, interleave, plan, ratio, timed, warm_up
-from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, Formulation
+from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, Formulation, key
 from zigzag.cost import total
 
 Tell = Callable[[str], None]
@@ -62,11 +62,10 @@ def measure(
         tell: says what is going on.
     """
     rows = []
-    name = f"{case.name}{f' {case.kernel}x{case.kernel}' if case.kernel else ''}"
-    tell(f"{name}: checking against float64")
+    tell(f"{key(case.name, directions[0], case.variant)}: checking against float64")
     checked = check_directions(case, directions)
     for direction, checks in checked.items():
-        tell(f"{name}, {direction}: timing")
+        tell(f"{key(case.name, direction, case.variant)}: timing")
         samples = time_sides(case, direction, checks, quick=settings.quick)
         context = _Context(case, direction, samples, ceilings.least_seconds(case.costs[direction]), settings, size)
         checks[FLOOR] = Check()
@@ -148,16 +147,21 @@ class _Context:
         speedup = self._ratio(side, OURS)
         cost = total(case.costs[self.direction])
         errors = [error.relative for error in check.errors.values()]
+        name = key(case.name, self.direction, case.variant)
         return Row(
+            key=name,
             case=case.name,
             operation=case.operation,
             backend=side,
             direction=self.direction,
-            dtype=self.settings.dtype,
-            layout="channels_last",
-            size=self.size,
+            device=self.settings.device,
+            dtype=case.variant.dtype,
+            layout=case.variant.layout,
+            size=case.size or self.size,
             shape=case.shape,
-            kernel=case.kernel,
+            kernel=case.variant.kernel,
+            grids=case.variant.grids,
+            cache="cold",
             status=status,
             note=note,
             runs=own.runs if own else 0,
@@ -168,6 +172,8 @@ class _Context:
             over_floor_p20=floor.p20 if floor else None,
             over_floor_p80=floor.p80 if floor else None,
             speedup=speedup.median if speedup else None,
+            speedup_p20=speedup.p20 if speedup else None,
+            speedup_p80=speedup.p80 if speedup else None,
             noise=speedup.noise if speedup and side != OURS else None,
             bytes=cost.bytes,
             flops=cost.flops,
@@ -176,7 +182,7 @@ class _Context:
             error_ratio=check.verdict.ratio if check.verdict else None,
             saved_bytes=check.saved,
             peak_bytes=check.peak,
-            reproduce=self.settings.command(case.name),
+            reproduce=self.settings.command(name),
         )
 
     def _ratio(self, numerator: str, denominator: str) -> Ratio | None:
