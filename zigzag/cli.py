@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from zigzag.bench import command
 from zigzag.bench.settings import BenchError
+from zigzag.profile import command as profile
+from zigzag.report import command as report
+from zigzag.scaling import command as scaling
 
 PROGRAM = "zigzag"
-MEASURING = {"bench": "measure the operations and the neck against stock PyTorch, results checked first"}
+MEASURING: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "bench": (command.main, "measure the operations and the neck against stock PyTorch, results checked first"),
+    "profile": (profile.profile, "where the neck's time and memory go; or one call, captured"),
+    "replay": (profile.replay, "run one captured call by itself, for ncu and compute-sanitizer"),
+    "scale": (scaling.main, "how time and memory grow, beside what the cost model predicts"),
+    "report": (report.main, "what these have measured, as one page"),
+}
 TRAINING = {
     "fit": "train a network for semantic segmentation",
     "validate": "evaluate a network as validation while training does",
@@ -25,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in TRAINING:
         return _train(words)
-    if words and words[0] == "bench":
-        return _bench(words[1:])
+    if words and words[0] in MEASURING:
+        return _measure(words)
     _parser().parse_args(words)
     return 2
 
@@ -46,14 +55,15 @@ def _train(words: list[str]) -> int:
         return 130
 
 
-def _bench(words: list[str]) -> int:
+def _measure(words: list[str]) -> int:
+    run, _ = MEASURING[words[0]]
     try:
-        return command.main(words)
+        return run(words[1:])
     except BenchError as error:
-        print(f"{PROGRAM} bench: error: {error}", file=sys.stderr)
+        print(f"{PROGRAM} {words[0]}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{PROGRAM} bench: interrupted, nothing written", file=sys.stderr)
+        print(f"{PROGRAM} {words[0]}: interrupted, nothing written", file=sys.stderr)
         return 130
 
 
@@ -61,6 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     """Shows the commands and refuses what is none; each parses its own words."""
     parser = argparse.ArgumentParser(PROGRAM, description="Fused kernels for ZigZagNet's feature-pyramid neck.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for name, help_ in {**MEASURING, **TRAINING}.items():
+    for name, help_ in {**{name: help_ for name, (_, help_) in MEASURING.items()}, **TRAINING}.items():
         commands.add_parser(name, help=help_, add_help=False)
     return parser

@@ -9,16 +9,19 @@ import torch
 from PIL.Image import Image
 
 import zigzag
-from zigzag.bench import ceilings, page, pictures, rows, runner, sweep
+from zigzag.bench import ceilings, pictures, rows, runner, sweep
+from zigzag.bench import session as sessions
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.console import Screen
 from zigzag.bench.figures import figures
 from zigzag.bench.prepare import Source
 from zigzag.bench.registry import REGISTRY, Subject, select, shared
 from zigzag.bench.rows import Row
+from zigzag.bench.session import Session
 from zigzag.bench.settings import ALLOCATOR, BenchError, Settings
 from zigzag.bench.sweep import Point
 from zigzag.bench.workload import OURS, Workload
+from zigzag.report import page
 
 BUSY = 0.5
 """Load average above which a run warns that it does not have the machine for itself."""
@@ -53,18 +56,18 @@ def run(settings: Settings, screen: Screen | None = None) -> int:
     settings.out.mkdir(parents=True, exist_ok=True)
     rows.write(settings.out / "rows.json", [*session.rows, *swept], about)
     pictures.side_by_side([image for _, image in session.pictures]).save(settings.out / "neck.png")
-    report = page.Report(
-        machine=about,
+    numbers = {id(row): number for number, row in enumerate([*session.rows, *swept])}
+    left = Session(
         command=settings.command(),
-        rows=session.rows,
-        figures=found,
-        points=session.points,
-        ceilings=session.ceilings[chosen[0].variant.dtype],
+        cases=len(session.rows),
+        points=[(point.axis, point.value, numbers[id(point.row)]) for point in session.points],
+        ceilings=session.ceilings,
         pictures=[(caption, pictures.data_uri(image)) for caption, image in session.pictures],
         warnings=[*refused, *warnings],
     )
-    page.write(settings.out / "report.html", report)
-    screen.note(f"in {settings.out}: report.html, rows.json, neck.png")
+    sessions.write(settings.out / sessions.NAME, left)
+    page.write(settings.out)
+    screen.note(f"in {settings.out}: {page.NAME}, rows.json, {sessions.NAME}, neck.png")
     for refusal in refused:
         screen.note(refusal, warning=True)
     return 1 if refused else 0

@@ -1,1 +1,1 @@
-"""Behind ``zigzag profile`` and ``zigzag replay``: where the time and the memory of a neck go, and one call by itself."""
+"""Behind ``zigzag profile`` and ``zigzag replay``: where time and memory of a neck go, and one call by itself."""

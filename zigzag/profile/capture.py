@@ -93,7 +93,7 @@ class _Recorder(TorchDispatchMode):
         self.counts: Counter[str] = Counter()
         self.call: Call | None = None
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = func(*args, **(kwargs or {}))
         namespace, _, name = func.name().partition("::")
         if namespace in _BACKENDS:
@@ -134,7 +134,7 @@ def load(path: Path) -> Call:
     except FileNotFoundError as error:
         raise BenchError(f"there is no file {str(path)!r}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        summary = str(error).strip().splitlines()[0]
+        summary = (str(error).strip() or "it is empty").splitlines()[0]
         raise BenchError(f"{str(path)!r} cannot be read as a captured call: {summary}") from error
     fields = content if isinstance(content, dict) else {}
     if fields.pop("zigzag", None) is None or fields.pop("format", None) != FORMAT:
@@ -145,6 +145,7 @@ def load(path: Path) -> Call:
 def _checked(path: Path, fields: dict[str, Any]) -> Call:
     kinds = {"operation": str, "backend": str, "number": int, "arguments": list, "results": list}
     known = fields.keys() == kinds.keys() and all(isinstance(fields[name], kind) for name, kind in kinds.items())
+    known = known and any(isinstance(value, Tensor) for value in tree_leaves(fields["arguments"]))
     if not known or fields["backend"] not in NAMESPACES or not _has(fields["backend"], fields["operation"]):
         raise BenchError(f"{str(path)!r} names no operation of zigzag with its arguments")
     return Call(**fields)
@@ -159,6 +160,9 @@ def differences(results: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[
     same, shares = True, [torch.zeros((), dtype=torch.float64)]
     for ours, theirs in zip(results, expected, strict=True):
         same &= torch.equal(ours, theirs)
-        distance, size = torch.linalg.vector_norm(ours.double() - theirs.double()), torch.linalg.vector_norm(theirs.double())
+        distance, size = (
+            torch.linalg.vector_norm(ours.double() - theirs.double()),
+            torch.linalg.vector_norm(theirs.double()),
+        )
         shares.append((distance / size if size > 0 else distance).cpu())
     return same, float(torch.stack(shares).max())  # NaN where one is

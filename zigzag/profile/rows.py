@@ -140,7 +140,9 @@ def _kernels(passes: Sequence[Pass], keys: Sequence[Key]) -> list[tuple[str, flo
             for name, (time, count) in one.spent[key].kernels.items() if key in one.spent else ():
                 seconds[name] += time / 1e6 / len(passes)
                 launches[name] += count
-    return sorted(((name, own, launches[name] // len(passes)) for name, own in seconds.items()), key=lambda one: -one[1])
+    return sorted(
+        ((name, own, launches[name] // len(passes)) for name, own in seconds.items()), key=lambda one: -one[1]
+    )
 
 
 def part_of(place: str) -> str:

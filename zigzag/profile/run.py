@@ -24,8 +24,9 @@ from zigzag.bench.workload import Variant, build_neck, leaf, noise_like
 from zigzag.profile import capture, result, rows, trace
 from zigzag.profile.ranges import BACKWARD, FORWARD, named, ranges
 from zigzag.profile.result import Result
+from zigzag.report import page
 
-TRACE, RESULT = "trace.json.gz", "profile.json"
+TRACE = "trace.json.gz"
 
 _PASSES = 3
 _MOST_MOMENTS = 1500
@@ -57,7 +58,9 @@ class Asked:
             for name, backend in zigzag.backends().items()
             if name != "reference"  # stock PyTorch throughout: nothing in its profile tells one operation from another
         }
-        wanted = able if self.backend is None else {self.backend: able.get(self.backend, f"not one of {', '.join(able)}")}
+        wanted = (
+            able if self.backend is None else {self.backend: able.get(self.backend, f"not one of {', '.join(able)}")}
+        )
         if all(wanted.values()):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in wanted.items())
             raise BenchError(f"no backend can be profiled on {device}: {reasons}")
@@ -124,7 +127,7 @@ def run(asked: Asked, screen: Screen | None = None) -> int:
 def _profile(asked: Asked, subject: Subject, screen: Screen) -> int:
     settings = asked.settings
     screen.tell("ceilings of the roofline")
-    ceiling = ceilings.measure(subject.maps[0].dtype)
+    ceiling = ceilings.measure(subject.maps[0].dtype, settings.device)
     screen.tell("passes without a profiler")
     plain = interleave({"plain": subject.run, "named": subject.run_named}, Plan(_PASSES, {"plain": 1, "named": 1}))
     screen.tell("passes under the profiler")
@@ -142,9 +145,10 @@ def _profile(asked: Asked, subject: Subject, screen: Screen) -> int:
         peaks=rows.peaks(passes[-1].memory),
         memory=result.thinned(passes[-1].memory, _MOST_MOMENTS),
     )
-    result.write(settings.out / RESULT, found)
+    result.write(settings.out / page.PROFILE, found)
     _show(found, screen)
-    screen.note(f"in {settings.out}: {TRACE} (for ui.perfetto.dev or chrome://tracing), {RESULT}")
+    page.write(settings.out)
+    screen.note(f"in {settings.out}: {TRACE} (for ui.perfetto.dev or chrome://tracing), {page.PROFILE}, {page.NAME}")
     return 0
 
 
@@ -153,7 +157,7 @@ def _traced(subject: Subject, path: Path) -> list[trace.Pass]:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if subject.maps[0].is_cuda else [])]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         for _ in range(_PASSES):
-            with named(trace.PASS):
+            with named(trace.WHOLE):
                 subject.run_named()
     with whole(path) as temporary:
         profiler.export_chrome_trace(str(temporary))

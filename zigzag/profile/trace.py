@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from zigzag.ops.registration import NAMESPACES
 
-PASS = "pass"
+WHOLE = "whole pass"
 """Name of the range around everything that is profiled, once for each repetition."""
 
 OTHER = "other operations"
@@ -125,7 +125,7 @@ def passes(events: Sequence[dict[str, Any]]) -> list[Pass]:
     found = []
     for thread, forest in forests.items():
         others = [root for other, own in forests.items() if other != thread for root in own]
-        found += [_pass(root, others, kernels, allocations) for root in forest if root.name == PASS]
+        found += [_pass(root, others, kernels, allocations) for root in forest if root.name == WHOLE]
     return found
 
 

@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> int:
 def _parser(axes: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "zigzag scale",
-        description="How the time and the memory of the neck's stages grow: exponents, fitted and predicted by the cost "
+        description="How time and memory of the neck's stages grow: exponents, fitted and predicted by the cost "
         "model, along one axis at a time; and a training step on several processes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import zigzag
 from zigzag import cost, training_cost
 from zigzag.bench.baselines import Convolutions
 from zigzag.bench.ceilings import Ceilings
@@ -169,9 +168,8 @@ def _curves(
     found = []
     for side in SIDES:
         own = {value: samples[f"{side} {value}"] for value in points}
-        predicted = {
-            value: point.least_seconds(side, direction, ceilings[point.shape.threads]) for value, point in points.items()
-        }
+        tops = {value: ceilings[point.shape.threads] for value, point in points.items()}
+        predicted = {value: point.least_seconds(side, direction, tops[value]) for value, point in points.items()}
         timings = [Timing(value, one.median, one.p20, one.p80, predicted[value]) for value, one in own.items()]
         found.append(Curve(side, direction, timings, exponent(own), slope(list(predicted.items()))))
     return found

@@ -14,13 +14,13 @@ from zigzag.bench import rows as bench_rows
 from zigzag.bench.console import Screen
 from zigzag.bench.settings import BenchError
 from zigzag.bench.workload import FLOOR
+from zigzag.report import page
 from zigzag.scaling import processes, result
 from zigzag.scaling.axes import UNITS, Shape, axis
 from zigzag.scaling.curves import Growth, grow
 from zigzag.scaling.processes import Model, Step
 from zigzag.scaling.result import Result
 
-RESULT = "scaling.json"
 PROCESSES = "processes"
 AXES = (*UNITS, PROCESSES)
 
@@ -58,8 +58,9 @@ class Asked:
 
     def command(self) -> str:
         """The command line that does this again."""
-        words = [f"zigzag scale {' '.join(self.axes)}", f"--side {self.middle.side}", f"--channels {self.middle.channels}"]
-        return " ".join([*words, f"--threads {self.middle.threads}", f"--seconds {self.seconds:g}"])
+        options = {"side": self.middle.side, "channels": self.middle.channels, "threads": self.middle.threads}
+        words = [*self.axes, *(f"--{name} {value}" for name, value in options.items())]
+        return " ".join(["zigzag scale", *words, f"--seconds {self.seconds:g}"])
 
 
 def run(asked: Asked, screen: Screen | None = None) -> int:
@@ -87,8 +88,9 @@ def run(asked: Asked, screen: Screen | None = None) -> int:
     steps = _processes(asked, screen) if PROCESSES in asked.axes else []
     _show(growth, steps, screen)
     asked.out.mkdir(parents=True, exist_ok=True)
-    result.write(asked.out / RESULT, Result(asked.command(), about, str(asked.middle), growth, steps))
-    screen.note(f"in {asked.out}: {RESULT}")
+    result.write(asked.out / page.SCALING, Result(asked.command(), about, str(asked.middle), growth, steps))
+    page.write(asked.out)
+    screen.note(f"in {asked.out}: {page.SCALING}, {page.NAME}")
     return 0
 
 
@@ -122,6 +124,6 @@ def _show(growth: Sequence[Growth], steps: Sequence[Step], screen: Screen) -> No
     for step in steps:
         screen.note(
             f"training step on {step.processes} processes of one thread: {1e3 * step.together:.4g} ms, alone "
-            f"{1e3 * step.alone:.4g} ms: {step.efficiency:.0%} of perfect; {1e3 * step.apart:.4g} ms without the exchange "
-            f"of {step.sent / 2**20:.4g} MiB a process, which takes {1e3 * step.exchange:.4g} ms by itself"
+            f"{1e3 * step.alone:.4g} ms: {step.efficiency:.0%} of perfect; {1e3 * step.apart:.4g} ms without the "
+            f"exchange of {step.sent / 2**20:.4g} MiB a process, which takes {1e3 * step.exchange:.4g} ms by itself"
         )
