@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zigzag import cost
-from zigzag.config import NeckConfig
+from zigzag.config import FEW_PIXELS, NeckConfig
 
-_MOMENTS = 2 * 8
+_DOUBLE = 8
+_MOMENTS = 2 * _DOUBLE
 """Bytes of a GroupNorm's mean and variance for one group, in float64."""
 
 
@@ -18,7 +19,7 @@ def saved_bytes(config: NeckConfig, sizes: Sequence[cost.Size], *, batch: int = 
     """Bytes that autograd keeps of the neck's stages between forward and backward, without the parameters.
 
     A fusion convolution keeps its input and its result, a context F and its tables; a context as written by
-    `dense_pathway` is kept nowhere. Holds where every map has more pixels than `zigzag.ops.region_context.FEW_PIXELS`.
+    `dense_pathway` is kept nowhere. A map of few pixels is kept in float64 too, as it is summed.
 
     Raises:
         ValueError: as `zigzag.cost.neck`.
@@ -26,15 +27,21 @@ def saved_bytes(config: NeckConfig, sizes: Sequence[cost.Size], *, batch: int = 
     channels, cells = config.out_channels, sum(k * k for k in config.grids)
     value = cost.accumulator_itemsize(itemsize)
     norm = 2 * channels * value + config.norm_groups * _MOMENTS
-    tables = (cells * (cost.taps(config.kernel_size // 2) + 2) + len(config.grids)) * channels * value
+    sums = cells * cost.taps(config.kernel_size // 2) * channels
+    tables = sums * value + (2 * cells + len(config.grids)) * channels * value
     total = 0
     for step in cost.neck(config, sizes, batch=batch, itemsize=itemsize):
         height, width = sizes[step.level]
-        pixels = channels * height * width * itemsize
+        values = channels * height * width
+        few = itemsize < _DOUBLE and height * width <= FEW_PIXELS
         if step.part == "fusion":
-            total += 2 * pixels + config.fusion_norm * (norm + channels * value)
+            total += 2 * values * itemsize
+            if config.fusion_norm:
+                total += norm + channels * (_DOUBLE if few else value) + few * values * _DOUBLE
         elif step.part == "region_codes":
-            total += pixels + tables + config.context_norm * norm
+            total += values * itemsize + few * values * _DOUBLE + tables
+            if config.context_norm:
+                total += norm + few * sums * _DOUBLE
     return total * batch
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec
 
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS, SIDES
 
@@ -30,15 +33,43 @@ LABELS = {side: side for side in SIDES}
 """What the sides are called."""
 
 
-def figure_of(width: float = 8.0, height: float = 3.6, columns: int = 1) -> tuple[Any, Any]:
-    """A figure and its axes (one of them, or all in a row), without what distracts."""
+_Arguments = ParamSpec("_Arguments")
+_on_phone: ContextVar[bool] = ContextVar("_on_phone", default=False)
+_WIDTH, _PHONE = 8.0, 4.6
+"""Inches: at these widths letters have the size of the page's own."""
+
+
+def responsive(plot: Callable[_Arguments, str]) -> Callable[_Arguments, str]:
+    """Draw a plot twice, for wide screens and for phones; the page shows one of them."""
+
+    @wraps(plot)
+    def both(*args: _Arguments.args, **options: _Arguments.kwargs) -> str:
+        wide = plot(*args, **options)
+        if not wide:
+            return ""
+        token = _on_phone.set(True)
+        try:
+            narrow = plot(*args, **options)
+        finally:
+            _on_phone.reset(token)
+        return f'<div class="broad">{wide}</div><div class="narrow">{narrow}</div>'
+
+    return both
+
+
+def figure_of(height: float = 3.6, columns: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes (one of them; or all, in a row or, on a phone, in a column), without what distracts."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     ink, muted, line = COLOUR["ink"], COLOUR["muted"], COLOUR["line"]
     with mpl.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
+        if _on_phone.get():
+            figure = Figure(figsize=(_PHONE, height * columns), layout="constrained")
+            axes = figure.subplots(columns, 1, squeeze=False)[:, 0]
+        else:
+            figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+            axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
         axis.patch.set_alpha(0)
         axis.tick_params(colors=muted, labelcolor=muted, length=0)
@@ -53,9 +84,9 @@ def figure_of(width: float = 8.0, height: float = 3.6, columns: int = 1) -> tupl
     return figure, axes if columns > 1 else axes[0]
 
 
-def legend(axis: Any, **options: Any) -> None:
-    """The legend of an axis or of a figure, without a frame."""
-    for text in axis.legend(frameon=False, **options).get_texts():
+def legend(axis: Any, *, ncols: int = 1, **options: Any) -> None:
+    """The legend of an axis or of a figure, without a frame, and not wider than a phone."""
+    for text in axis.legend(frameon=False, ncols=min(ncols, 2) if _on_phone.get() else ncols, **options).get_texts():
         text.set_color(COLOUR["ink"])
 
 
@@ -64,7 +95,7 @@ def svg(figure: Any, name: str) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name} {_on_phone.get()}"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -11,7 +11,7 @@ from zigzag.bench.figures import figures
 from zigzag.bench.rows import Run, read
 from zigzag.bench.settings import BenchError
 from zigzag.bench.workload import OURS
-from zigzag.report.draw import COLOUR, figure_of, legend, svg
+from zigzag.report.draw import COLOUR, figure_of, legend, responsive, svg
 from zigzag.report.parts import Section
 
 _COLOURS = ("second", "third", "fourth", "fifth", "ink", "muted")
@@ -42,6 +42,7 @@ def _by_device(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return found
 
 
+@responsive
 def _device(name: str, runs: Sequence[Run]) -> str:
     lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for place, run in enumerate(runs):
@@ -51,7 +52,7 @@ def _device(name: str, runs: Sequence[Run]) -> str:
                 lines[f"{figure.what}{kernel}"].append((place, figure.values[OURS]))
     if not lines:
         return ""
-    figure, axis = figure_of(8, 2.6 + 0.26 * len(lines))
+    figure, axis = figure_of(2.6 + 0.26 * len(lines))
     for number, (label, points) in enumerate(lines.items()):
         style = "o-" if number < len(_COLOURS) else "s--"
         axis.plot(*zip(*points, strict=True), style, color=COLOUR[_COLOURS[number % len(_COLOURS)]], label=label)

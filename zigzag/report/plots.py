@@ -10,9 +10,10 @@ from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.rows import Row
 from zigzag.bench.sweep import Point
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS
-from zigzag.report.draw import COLOUR, LABELS, figure_of, legend, round_ticks, svg
+from zigzag.report.draw import COLOUR, LABELS, figure_of, legend, responsive, round_ticks, svg
 
 
+@responsive
 def speedups(rows: Sequence[Row]) -> str:
     """Bars: how many times faster ours is than each stock version, for every case that was timed."""
     chosen = [row for row in rows if row.backend in (EAGER, COMPILED, COMMUTED) and row.speedup]
@@ -20,7 +21,7 @@ def speedups(rows: Sequence[Row]) -> str:
         return ""
     sides = [side for side in (EAGER, COMPILED, COMMUTED) if any(row.backend == side for row in chosen)]
     groups = _groups(chosen)
-    figure, axis = figure_of(8, 0.9 + 0.21 * (len(chosen) + len(groups)))
+    figure, axis = figure_of(0.9 + 0.21 * (len(chosen) + len(groups)))
     places, top = [], 0.0
     for members in groups.values():
         for offset, row in enumerate(members):
@@ -51,13 +52,14 @@ def speedups(rows: Sequence[Row]) -> str:
     return svg(figure, "Speedups")
 
 
+@responsive
 def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) -> str:
     """Dots: time over the floor's for every side, with the target where there is one."""
     chosen = [row for row in rows if row.backend != FLOOR and row.over_floor]
     if not chosen:
         return ""
     groups = _groups(chosen)
-    figure, axis = figure_of(8, 0.9 + 0.32 * len(groups))
+    figure, axis = figure_of(0.9 + 0.32 * len(groups))
     for position, members in enumerate(groups.values()):
         for row in members:
             colour = COLOUR[row.backend]
@@ -85,12 +87,13 @@ def _ratio_axis(axis: Any, ratios: Sequence[float]) -> None:
     round_ticks(axis.xaxis, "×")
 
 
+@responsive
 def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
     """Attained flop/s over arithmetic intensity, under the ceilings measured in the same run."""
     chosen = [row for row in rows if row.median and row.backend in (OURS, EAGER) and row.direction == "forward"]
     if not chosen:
         return ""
-    figure, axis = figure_of(8, 4.4)
+    figure, axis = figure_of(4.4)
     intensities = [row.flops / row.bytes for row in chosen]
     low, high = min(intensities) / 2, max(*intensities, 10.0) * 4
     steps = [low * (high / low) ** (i / 99) for i in range(100)]
@@ -121,12 +124,13 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
     return svg(figure, "Roofline")
 
 
+@responsive
 def against_size(points: Sequence[Point]) -> str:
     """Time of the neck's forward pass over the pixels of the image."""
     chosen = [point for point in points if point.axis == "size" and point.row.median]
     if not chosen:
         return ""
-    figure, axis = figure_of(8, 3.8)
+    figure, axis = figure_of(3.8)
     for side in (EAGER, COMMUTED, OURS, FLOOR):
         mine = [point for point in chosen if point.row.backend == side]
         pixels, seconds = [point.value**2 / 1e3 for point in mine], [point.row.median for point in mine]
@@ -139,12 +143,13 @@ def against_size(points: Sequence[Point]) -> str:
     return svg(figure, "Time against image size")
 
 
+@responsive
 def against_grids(points: Sequence[Point]) -> str:
     """Time of the two large operations over the number of grids, and over K of a single grid."""
     chosen = [point for point in points if point.axis != "size" and point.row.median]
     if not chosen:
         return ""
-    figure, axes = figure_of(8, 3.4, columns=2)
+    figure, axes = figure_of(3.4, columns=2)
     lines = (
         ("region_stats", OURS, "o-", "region_stats"),
         ("dense_pathway", OURS, "s--", "dense_pathway"),
@@ -164,22 +169,18 @@ def against_grids(points: Sequence[Point]) -> str:
     axes[0].set_xlabel("number of grids (of 3, 5, 7, 9)")
     axes[1].set_xlabel("K of a single grid of K x K cells")
     axes[0].set_ylabel("milliseconds, level 1")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=COLOUR["ink"],
-    )
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend(figure, handles=handles, labels=labels, loc="outside upper left", ncols=3)
     return svg(figure, "Time against the grids")
 
 
+@responsive
 def memory(rows: Sequence[Row]) -> str:
     """Bars: what autograd saves in the neck's forward pass, and how far the process grows in a training step."""
     chosen = [row for row in rows if row.case == "neck.fuse" and row.saved_bytes is not None]
     if not chosen:
         return ""
-    figure, axis = figure_of(8, 0.9 + 0.3 * len(chosen))
+    figure, axis = figure_of(0.9 + 0.3 * len(chosen))
     places, top = [], 0.0
     for members in _groups(chosen).values():
         for row in members:

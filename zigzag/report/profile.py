@@ -9,7 +9,7 @@ from zigzag.profile.ranges import BACKWARD, FORWARD
 from zigzag.profile.result import Result
 from zigzag.profile.rows import COLUMNS, part_of
 from zigzag.profile.trace import HOST, OTHER
-from zigzag.report.draw import COLOUR, figure_of, legend, svg
+from zigzag.report.draw import COLOUR, figure_of, legend, responsive, svg
 from zigzag.report.parts import Section, table
 
 _PARTS = {
@@ -79,9 +79,10 @@ def levels(found: Result) -> str:
     return _bars(sums, "Time by level")
 
 
+@responsive
 def _bars(sums: dict[str, dict[str, float]], name: str) -> str:
     rows = sorted(sums, key=_order)
-    figure, axis = figure_of(8, 1.3 + 0.3 * len(rows))
+    figure, axis = figure_of(1.3 + 0.3 * len(rows))
     left = dict.fromkeys(rows, 0.0)
     for operation, colour in _PARTS.items():
         widths = [1e3 * sums[row].get(operation, 0.0) for row in rows]
@@ -103,11 +104,12 @@ def _order(row: str) -> tuple[bool, bool, str]:
     return direction != FORWARD, direction == "", rank
 
 
+@responsive
 def memory(found: Result) -> str:
     """A line: memory over the pass, its halves apart."""
     if not found.memory:
         return ""
-    figure, axis = figure_of(8, 3.2)
+    figure, axis = figure_of(3.2)
     times_, held = [moment.time / 1e3 for moment in found.memory], [m.allocated / 2**20 for m in found.memory]
     axis.fill_between(times_, held, color=COLOUR["second"], alpha=0.25, step="post", linewidth=0)
     axis.step(times_, held, where="post", color=COLOUR["second"], linewidth=1.4)

@@ -8,7 +8,7 @@ from typing import Any
 
 from zigzag.bench.workload import FLOOR, OURS
 from zigzag.config import NeckConfig
-from zigzag.report.draw import COLOUR, figure_of, legend, round_ticks, svg
+from zigzag.report.draw import COLOUR, figure_of, legend, responsive, round_ticks, svg
 from zigzag.report.parts import Section, table
 from zigzag.scaling.curves import Curve, Growth
 from zigzag.scaling.processes import Step
@@ -52,9 +52,10 @@ def sections(found: Result) -> list[Section]:
     ]
 
 
+@responsive
 def _time(growth: Growth) -> str:
     directions = list(dict.fromkeys(curve.direction for curve in growth.curves))
-    figure, axes = figure_of(8, 3.1, columns=len(directions))
+    figure, axes = figure_of(3.1, columns=len(directions))
     for axis, direction in zip(axes, directions, strict=True):
         for curve in growth.curves:
             if curve.direction == direction:
@@ -77,8 +78,9 @@ def _curve(axis: Any, curve: Curve) -> None:
     axis.plot(values, [1e3 * t.predicted for t in curve.timings], ":", color=colour, label=f"{label}, predicted")
 
 
+@responsive
 def _memory(growth: Growth) -> str:
-    figure, axis = figure_of(8, 2.8)
+    figure, axis = figure_of(2.8)
     values = [point.value for point in growth.memory]
     axis.plot(values, [m.saved / 2**20 for m in growth.memory], "o-", color=COLOUR[OURS], label="saved by autograd")
     axis.plot(values, [m.predicted / 2**20 for m in growth.memory], ":", color=COLOUR[OURS], label="saved, predicted")

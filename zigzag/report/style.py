@@ -20,8 +20,8 @@ nav { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 20px 0 0; font-size
 code { font: 0.88em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .panel { background: var(--panel); border: 1px solid var(--line); border-radius: 12px; padding: 20px;
   overflow-x: auto; }
-.panel svg { display: block; width: 100%; height: auto; min-width: 560px; } .panel svg + svg { margin-top: 20px; }
-.scroll { overflow-x: auto; } .panel svg + .scroll, .scroll + .scroll { margin-top: 20px; }
+.panel svg { display: block; width: 100%; height: auto; } .narrow { display: none; }
+.panel > * + * { margin-top: 20px; } .scroll { overflow-x: auto; }
 .pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 16px; margin-top: 28px; }
 .pictures figure { margin: 0; } .pictures img { display: block; width: 100%; border-radius: 12px; }
 figcaption { color: var(--muted); font-size: 14px; margin-top: 8px; }
@@ -32,6 +32,9 @@ td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line);
 tr:last-child td { border-bottom: 0; } th.text, td.text { text-align: left; } td.text { white-space: normal; }
 td.ours { font-weight: 650; } .good { color: var(--good); } .bad { color: var(--bad); font-weight: 650; }
 .banner { border-left: 4px solid var(--bad); padding: 10px 16px; background: var(--panel); margin: 20px 0; }
-@media (max-width: 720px) { .pictures { grid-template-columns: 1fr; } main { padding: 28px 16px 48px; }
-  h1 { font-size: 28px; } .panel { padding: 14px; } td, th { padding: 6px 8px; } td.text { min-width: 130px; } }
+@media (max-width: 720px) {
+  main { padding: 28px 16px 48px; } h1 { font-size: 28px; } .panel { padding: 14px; }
+  .broad { display: none; } .narrow { display: block; }
+  .pictures { gap: 8px; } figcaption { font-size: 12px; line-height: 1.35; }
+  td, th { padding: 6px 8px; } td.text { min-width: 130px; } }
 """

@@ -83,6 +83,9 @@ def run(asked: Asked, screen: Screen | None = None) -> int:
         roof[threads] = ceilings.measure(torch.float32)
     growth = []
     for one in axes:
+        if len(one.points) < 2:
+            screen.note(f"{one.name}: there is one value only, {one.points[0][0]}, and so no curve", warning=True)
+            continue
         screen.tell(f"{one.name}: {', '.join(str(value) for value, _ in one.points)}")
         growth.append(grow(one, roof, asked.seconds))
     steps = _processes(asked, screen) if PROCESSES in asked.axes else []
