@@ -77,6 +77,7 @@ class Row:
         kernel: size of the region kernel; None where there is none.
         grids: K of every region grid; () where they play no part.
         cache: "cold" where the caches were emptied before every run; "warm" where they were not.
+        timing: by the CPU's monotonic "clock", by CUDA "events", or by events around the replay of a CUDA "graph".
         status: "ok"; "WRONG" for a result that is refused a time; "failed" for one that does not run.
         note: why, where the status is not "ok".
         runs: how often it was timed.
@@ -108,6 +109,7 @@ class Row:
     kernel: int | None
     grids: tuple[int, ...]
     cache: Literal["cold", "warm"]
+    timing: Literal["clock", "events", "graph"]
     status: Status
     note: str
     runs: int
