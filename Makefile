@@ -1,8 +1,8 @@
 # Every target sets itself up: a .venv with the versions of constraints.txt, and the compiled part built in place.
-#   make gate       fails where the kernels became slower than at the baseline commit  (GATE_ARGS="--against main")
 #   make bench      the neck beside stock PyTorch: results checked, a table, a picture   (BENCH_ARGS="--image photo.jpg")
 #   make test       the tests                                                            (TEST_ARGS="-k region_stats")
 #   make test-triton  of those, the Triton kernels under Triton's interpreter, a process of its own
+#   make gate       fails where the kernels became slower than at the baseline commit  (GATE_ARGS="--against main")
 #   make gpu        on a machine with a GPU, with its own Python: builds, tests, benchmark   (GPU_PARTS="parity bench")
 #   make build      the compiled part alone, only what changed
 #   make lint       ruff and clang-format;   make format applies what they ask for

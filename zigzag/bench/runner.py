@@ -13,7 +13,7 @@ from zigzag.bench.devices import Timing, evict, graphed, stopwatch
 from zigzag.bench.memory import peak_growth, saved_bytes
 from zigzag.bench.rows import Row, Status
 from zigzag.bench.settings import Settings
-from zigzag.bench.timing import Ratio, Samples, interleave, plan, ratio, timed, warm_up
+from zigzag.bench.timing import Ratio, Run, Samples, interleave, plan, ratio, timed, warm_up
 from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, Formulation, key
 from zigzag.cost import total
 
@@ -118,14 +118,14 @@ def _verdict(check: Check, stock: Mapping[str, GroupError]) -> Verdict | None:
     return judge(check.errors, stock)
 
 
-def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], settings: Settings) -> dict[str, Samples]:
-    """Interleaved samples of the floor and of every side whose result is right."""
+def time_sides(case: Case, direction: Direction, checks: dict[str, Check], settings: Settings) -> dict[str, Samples]:
+    """Interleaved samples of the floor and of every side whose result is right; on request of their CUDA graphs."""
     sides: dict[str, Callable[[], object]] = {FLOOR: case.floors[direction]}
     for side, check in checks.items():
         if check.right:
             sides[side] = partial(case.formulations[side].run, direction)
     if settings.graph:
-        sides = {side: graphed(run) for side, run in sides.items()}
+        sides = _graphs(sides, checks)
     watch, device = stopwatch(settings.device), settings.device
     estimates = {}
     for side, run in sides.items():
@@ -135,6 +135,16 @@ def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], se
     schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if settings.quick else 4)
     limit = 2 * schedule.seconds(estimates) if device == "cpu" else math.inf
     return interleave(sides, schedule, limit=limit, before=partial(evict, device), stopwatch=watch)
+
+
+def _graphs(sides: Mapping[str, Run], checks: dict[str, Check]) -> dict[str, Run]:
+    found = {}
+    for side, run in sides.items():
+        try:
+            found[side] = graphed(run)
+        except RuntimeError as error:
+            checks[side] = Check(failure=f"no CUDA graph: {str(error).strip().splitlines()[0]}")
+    return found
 
 
 @dataclass(frozen=True)
