@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from zigzag.bench import runner
-from zigzag.bench.baselines import evict
+from zigzag.bench.devices import evict
 from zigzag.bench.prepare import Source
 from zigzag.bench.registry import select
 from zigzag.bench.settings import SUITES, Settings, available_threads
@@ -60,7 +60,7 @@ def checked(request):
 
     @functools.lru_cache(maxsize=1)
     def make(subject, direction):
-        case = subject.entry.build(work(subject))
+        case = subject.build(work(subject))
         with case.checking(direction):
             return case, runner.check(case, direction, case.exact(direction))
 

@@ -1,8 +1,9 @@
 """The benchmark's own machinery: its clock, its verdicts, its memory counts, and that a wrong result gets no time."""
 
 import dataclasses
-import importlib
+import importlib.util
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ def small_neck(monkeypatch):
     monkeypatch.setattr(
         runner, "plan", lambda estimates, seconds, **_: timing.plan(estimates, seconds, least=2, most=2)
     )
+    if importlib.util.find_spec("torchvision"):
+        importlib.import_module("zigzag.models")  # its necks are not to be the small ones
     original = zigzag.nn.ZigZagNeck
 
     def make(in_channels, **fields):
@@ -131,8 +134,10 @@ class TestTiming:
 
     def test_warm_up_stops_when_stable(self):
         clock = Clock()
-        assert timing.warm_up(clock.run(5.0, 3.0, 1.0, 1.05, 99.0), 100.0, clock) == pytest.approx(1.05)
-        assert timing.warm_up(clock.run(5.0, 99.0), 2.0, clock) == 5.0
+        assert timing.warm_up(
+            clock.run(5.0, 3.0, 1.0, 1.05, 99.0), 100.0, partial(timing.timed, clock=clock)
+        ) == pytest.approx(1.05)
+        assert timing.warm_up(clock.run(5.0, 99.0), 2.0, partial(timing.timed, clock=clock)) == 5.0
 
 
 class TestAccuracy:
@@ -252,6 +257,18 @@ class TestCases:
         fused = measured(build("neck.fuse", work), ["forward"])
         assert all(row.status == "ok" for row in rows.values())
         assert rows[FLOOR, "forward"].flops > fused[FLOOR, "forward"].flops
+
+    @pytest.mark.parametrize(("name", "direction"), [("model.predict", "forward"), ("model.step", "forward+backward")])
+    def test_a_whole_network_is_right_and_timed(self, work, monkeypatch, name, direction):
+        pytest.importorskip("torchvision")
+        from zigzag.bench import model
+
+        monkeypatch.setattr(model, "BACKBONE", "resnet18")
+        images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+        rows = measured(build(name, Workload(work.features, work.neck, images=images)), [direction])
+        assert {side for side, _ in rows} == {OURS, EAGER, COMMUTED, FLOOR}
+        assert all(row.status == "ok" for row in rows.values()), [row.note for row in rows.values()]
+        assert rows[OURS, direction].size == 64
 
     def test_rows_go_through_json(self, work, tmp_path):
         from zigzag.bench import rows

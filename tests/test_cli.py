@@ -83,6 +83,12 @@ class TestErrors:
         assert "--out must name a folder" in capsys.readouterr().err
 
     @needs_extras
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_a_gpu_that_is_not_there(self, capsys):
+        assert cli.main(["bench", "--device", "cuda"]) == 2
+        assert "torch sees no GPU here" in capsys.readouterr().err
+
+    @needs_extras
     def test_a_broken_image(self, capsys, tmp_path):
         (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff not a photograph")
         assert bench("--image", tmp_path / "photo.jpg", "--out", tmp_path) == 2

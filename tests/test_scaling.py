@@ -45,10 +45,7 @@ class TestAxes:
         values = [value for value, _ in axis.points]
         assert values == sorted(set(values))
         fields = {
-            field
-            for _, shape in axis.points
-            for field, value in vars(shape).items()
-            if value != getattr(middle, field)
+            field for _, shape in axis.points for field, value in vars(shape).items() if value != getattr(middle, field)
         }
         assert fields == {{"pixels": "side", "K": "grids"}.get(name, name)}
 
@@ -121,7 +118,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["pixel"], "axes must be among pixels, channels, stages, batch, K, levels, threads, processes, got 'pixel'"),
+            (
+                ["pixel"],
+                "axes must be among pixels, channels, stages, batch, K, levels, threads, processes, got 'pixel'",
+            ),
             (["--side", "3"], "--side must be 16 or more, got 3"),
             (["--channels", "48"], "--channels must be a power of two, got 48"),
             (["--threads", "0"], "--threads must be 1 or more, got 0"),

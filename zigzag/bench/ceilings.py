@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import torch
 
+from zigzag.bench.devices import stopwatch
 from zigzag.bench.timing import Samples, interleave, plan, warm_up
 from zigzag.cost import Cost
 
@@ -59,7 +60,7 @@ def measure(dtype: torch.dtype, device: str = "cpu") -> Ceilings:
         source = torch.ones(footprint // itemsize, dtype=dtype, device=device)
         half = torch.ones(footprint // 2 // itemsize, dtype=dtype, device=device)
         target = torch.zeros_like(half)
-        times = _fastest({"sum": source.sum, "copy": partial(target.copy_, half)})
+        times = _fastest({"sum": source.sum, "copy": partial(target.copy_, half)}, device)
         summed[footprint] = footprint / times["sum"].p20
         copied[footprint] = footprint / times["copy"].p20
     return Ceilings(copied, summed, _arithmetic(dtype, device))
@@ -78,12 +79,14 @@ def _arithmetic(dtype: torch.dtype, device: str) -> float:
         {
             "product": lambda: torch.mm(a, b, out=product),
             "convolution": lambda: torch.nn.functional.conv2d(x, weight, padding=1),
-        }
+        },
+        device,
     )
     flops = {"product": 2 * _MATRIX**3, "convolution": 2 * 9 * (_CHANNELS * _SIZE) ** 2}
     return max(flops[name] / times[name].p20 for name in times)
 
 
-def _fastest(sides: dict[str, Callable[[], object]]) -> dict[str, Samples]:
-    estimates = {name: warm_up(run, _SECONDS / 2) for name, run in sides.items()}
-    return interleave(sides, plan(estimates, _SECONDS * len(sides), least=3))
+def _fastest(sides: dict[str, Callable[[], object]], device: str) -> dict[str, Samples]:
+    watch = stopwatch(device)
+    estimates = {name: warm_up(run, _SECONDS / 2, watch) for name, run in sides.items()}
+    return interleave(sides, plan(estimates, _SECONDS * len(sides), least=3), stopwatch=watch)

@@ -9,6 +9,7 @@ from pathlib import Path
 from zigzag.bench.settings import DEVICES, DTYPES, SUITES, BenchError, Settings, available_threads, hold_allocator
 
 PROGRAM = "zigzag bench"
+STORE = Path("benchmarks") / "results"
 
 
 def main(words: Sequence[str]) -> int:
@@ -17,17 +18,55 @@ def main(words: Sequence[str]) -> int:
     Raises:
         BenchError: an input cannot be used.
     """
+    try:
+        return _OTHERS[words[0]](words[1:]) if words and words[0] in _OTHERS else _measure(words)
+    except ModuleNotFoundError as error:
+        raise BenchError(f'{error.name} is not installed; the benchmark needs: pip install "zigzag[bench]"') from error
+
+
+def _measure(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
     settings = settings_of(options)
     if not (options.list or options.dry_run):
         hold_allocator(["bench", *words])
-    try:
-        from zigzag.bench import listing, run
-    except ModuleNotFoundError as error:
-        raise BenchError(f'{error.name} is not installed; the benchmark needs: pip install "zigzag[bench]"') from error
+    from zigzag.bench import listing, run
+
     if options.list or options.dry_run:
         return listing.show(settings, times=options.dry_run)
     return run.run(settings)
+
+
+def _gate(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        f"{PROGRAM} gate",
+        description="Fail where this checkout is slower, against the floor, than a baseline commit measured beside it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--against", metavar="COMMIT", help="the baseline; without it, the one stored in benchmarks/results/gate.json")
+    add("--filter", default="", metavar="WORDS", help="only these of the cases of --suite ci")
+    add("--size", type=int, default=Settings.size, metavar="PIXELS", help="side of the square crop")
+    add("--threads", type=int, default=available_threads(), help="for torch")
+    options = parser.parse_args(words)
+    from zigzag.bench import gate
+
+    settings = Settings(suite="ci", only=options.filter, size=options.size, threads=options.threads)
+    return gate.run(settings, options.against)
+
+
+def _compare(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        f"{PROGRAM} compare",
+        description="Show how the second run differs from the first. Exit status 1: something is slower by more than "
+        "the spread that the runs state.",
+    )
+    for name in ("A", "B"):
+        parser.add_argument(name, help="a file of rows (rows.json), or a commit that the store has rows of")
+    parser.add_argument("--store", type=Path, default=STORE, metavar="FOLDER", help=f"by default {STORE}")
+    options = parser.parse_args(words)
+    from zigzag.bench import compare
+
+    return compare.run(options.A, options.B, options.store)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -42,6 +81,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         dtype=options.dtype,
         batch=options.batch,
         device=options.device,
+        graph=options.graph,
         threads=options.threads,
         only=options.filter,
         quick=options.quick,
@@ -49,6 +89,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
         store=options.store,
         out=options.out,
     )
+
+
+_OTHERS = {"gate": _gate, "compare": _compare}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, help="of maps and parameters, in the place of float32")
     add("--batch", type=int, default=Settings.batch, metavar="N", help="the photograph, so often")
     add("--device", choices=DEVICES, default=Settings.device, help="where to measure")
+    add("--graph", action="store_true", help="on a GPU, time every side as one CUDA graph")
     add("--threads", type=int, default=available_threads(), help="for torch")
     add("--list", action="store_true", help="show the key of every case and stop")
     add("--dry-run", action="store_true", help="show the cases with the time they would take, and stop")

@@ -1,4 +1,7 @@
-"""The cases of a whole network: prediction, and a training step, of the semantic segmenter on small crops."""
+"""The cases of a whole network: prediction, and a training step, of the semantic segmenter on small crops.
+
+Its head reads the sum of all maps, so that every part of the neck works.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 SIZE = 128
 """Side of the crops, in pixels."""
 CLASSES = 21
+BACKBONE = "resnet50"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,10 @@ class Network(Formulation):
             self.optimizer.step()
         learning = [p for part in (self.model.neck, self.model.head) for p in part.parameters()]
         return {"output": [scores.detach()], "output: gradients of neck and head": [_gradient(p) for p in learning]}
+
+    def under(self, backend: str) -> Network:
+        """The same by another backend of zigzag's operations."""
+        return replace(self, backend=backend)
 
     def double(self) -> Network:
         """The same in float64, on a copy of the network, without an optimiser."""
@@ -120,7 +128,7 @@ def _case(name: str, work: Workload, seconds: dict[Direction, float]) -> Case:
         name=name,
         operation=name,
         variant=replace(work.variant, kernel=inner.kernel, grids=inner.config.grids),
-        shape=f"ResNet-50, {CLASSES} classes, {'x'.join(map(str, images.shape))}",
+        shape=f"{BACKBONE}, {CLASSES} classes, {'x'.join(map(str, images.shape))}",
         formulations=formulations,
         stock={"output": EAGER},
         exact=exact,
@@ -147,9 +155,10 @@ def _networks(work: Workload, images: Tensor) -> tuple[SemanticSegmenter, Semant
     """
     from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
 
-    def config(kind: str) -> NetworkConfig:
-        neck = NeckOptions(kind, work.config.out_channels, grids=work.config.grids, kernel_size=work.kernel)  # type: ignore[arg-type]
-        return NetworkConfig(BackboneConfig(norm="batch"), neck)
+    def config(kind: Literal["zigzag", "eager"]) -> NetworkConfig:
+        fields = {name: getattr(work.config, name) for name in ("grids", "kernel_size", "norm_groups")}
+        neck = NeckOptions(kind, work.config.out_channels, **fields)
+        return NetworkConfig(BackboneConfig(BACKBONE, norm="batch"), neck, reads="all")
 
     torch.manual_seed(SEED)
     ours = SemanticSegmenter(config("zigzag"), CLASSES).to(work.device, work.dtype)

@@ -96,7 +96,7 @@ def _stats_case(
         stock=stock,
         exact=exactly(formulations, stock),
         costs={"forward": [forward], "forward+backward": [forward, backward]},
-        floors={"forward": data.sum, "forward+backward": moving(forward + backward, work.dtype)},
+        floors={"forward": data.sum, "forward+backward": moving(forward + backward, work.dtype, work.device)},
         seconds=_SECONDS,
     )
 
@@ -277,7 +277,7 @@ def _case(
 ) -> Case:
     stock = {"output": EAGER}
     costs: dict[Direction, Sequence[cost.Cost]] = {"forward": [forward], "forward+backward": [forward, backward]}
-    floors = {direction: moving(cost.total(costs[direction]), work.dtype) for direction in DIRECTIONS}
+    floors = {direction: moving(cost.total(costs[direction]), work.dtype, work.device) for direction in DIRECTIONS}
     return Case(
         name, operation, variant, shape, formulations, stock, exactly(formulations, stock), costs, floors, _SECONDS
     )

@@ -41,12 +41,11 @@ class Source:
         ]
 
     def workload(self, subjects: list[Subject]) -> Workload:
-        """The workload that serves ``subjects``, all of one variant."""
+        """The workload that serves ``subjects``, a group of the registry."""
         variant = shared(subjects[0].variant)
         assert variant.kernel is not None  # noqa: S101 - shared() has put one there
-        stages = max(1, *(subject.entry.stages for subject in subjects))
         maps = self.maps(self.settings.size, variant)
-        neck = build_neck(maps, variant.kernel, stages=stages, grids=variant.grids)
+        neck = build_neck(maps, variant.kernel, stages=subjects[0].entry.stages, grids=variant.grids)
         small = pyramid.normalised(pyramid.crop(self._original, min(model.SIZE, self.settings.size)))
         images = torch.cat([small, small.flip(-1)])
         return Workload(maps, neck, compiled=self.settings.compiled, images=images)

@@ -3,8 +3,8 @@
 ``zigzag bench``, its gate, the pytest-benchmark suite in benchmarks/ and the GPU command read it. A subject is a case
 in one variant; its key in one direction names a row, and is at the same time the ``--filter`` that measures it again:
 
-    dense_pathway.level1 forward float32 channels_last 3,5,7
-    neck.fuse 3x3 forward+backward float32 channels_last 3,5,7
+    dense_pathway.level1 forward float32 channels_last K=3,5,7
+    neck.fuse 3x3 forward+backward float32 channels_last K=3,5,7
 """
 
 from __future__ import annotations
@@ -12,11 +12,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 
+import zigzag
 from zigzag.bench import model, neck, operations
 from zigzag.bench.settings import DTYPES, Settings
-from zigzag.bench.workload import DIRECTIONS, LAYOUTS, Case, Direction, Grids, Layout, Variant, Workload, key
+from zigzag.bench.workload import (
+    DIRECTIONS,
+    FUSED,
+    LAYOUTS,
+    OURS,
+    Case,
+    Direction,
+    Grids,
+    Layout,
+    Variant,
+    Workload,
+    key,
+)
 
 GRIDS: tuple[Grids, ...] = ((3, 5, 7), (1,), (3,), (3, 5), (3, 5, 7, 9))
 """Region grids that are measured, the paper's first."""
@@ -76,6 +89,13 @@ class Subject:
         """The names of its rows' measures, by direction."""
         return [key(self.entry.name, direction, self.variant) for direction in self.directions]
 
+    def build(self, work: Workload) -> Case:
+        """The case, on a GPU with every fused backend that runs there as a side of its own."""
+        case = self.entry.build(work)
+        names = [name for name in FUSED if work.device.type == "cuda" and zigzag.backends()[name].available]
+        own = {name: case.formulations[OURS].under(name) for name in names}
+        return replace(case, formulations={**case.formulations, **own})
+
     def seconds(self, size: int) -> float:
         """About how long it takes on two cores, for a crop of ``size`` pixels."""
         pixels = size**2 / _REFERENCE_PIXELS
@@ -105,15 +125,17 @@ REGISTRY: tuple[Entry, ...] = (
     _pathway(3, (0, 1)),
     _pathway(4, (0, 1, 2)),
     Entry("neck.fuse", neck.fuse, stages=3, checking=22.0, timing=30.0),
+    Entry("neck.stage", neck.stage, checking=8.0, timing=12.0),
     Entry("neck.whole", neck.whole, directions=("forward",), stages=3, checking=8.0, timing=2.0),
-    Entry("model.predict", model.predict, directions=("forward",), stages=0, checking=10.0, timing=4.0),
-    Entry("model.step", model.step, directions=("forward+backward",), stages=0, checking=10.0, timing=8.0),
+    Entry("model.predict", model.predict, directions=("forward",), checking=10.0, timing=5.0),
+    Entry("model.step", model.step, directions=("forward+backward",), checking=12.0, timing=10.0),
 )
 
 _FIRST = (
     *("region_stats.level1", "region_stats.norm.level1", "region_codes", "region_norm"),
     *("dense_pathway.level1", "dense_pathway.level4", "neck.fuse", "neck.whole"),
 )
+_CI = (*_FIRST[:-2], "neck.stage")
 _LARGE = ("neck", "model")
 
 
@@ -125,7 +147,7 @@ def _default(entry: Entry, variant: Variant) -> bool:
 
 def _ci(entry: Entry, variant: Variant) -> bool:
     """What the gate compares with another commit: each operation and the neck, at the centre."""
-    return entry.name in _FIRST and entry.name != "neck.whole" and _at_centre(variant)
+    return entry.name in _CI and _at_centre(variant)
 
 
 def _full(entry: Entry, variant: Variant) -> bool:
@@ -175,7 +197,13 @@ def _subjects(suite: Callable[[Entry, Variant], bool], settings: Settings) -> li
             if fits and suite(entry, seen):
                 found.append(Subject(entry, variant, entry.directions))
     order = list(dict.fromkeys(shared(subject.variant) for subject in found))
-    return sorted(found, key=lambda subject: order.index(shared(subject.variant)))
+    return sorted(found, key=lambda subject: (order.index(shared(subject.variant)), subject.entry.stages))
+
+
+def grouped(subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
+    """Runs of subjects that one workload serves."""
+    for _, group in groupby(subjects, key=lambda subject: (shared(subject.variant), subject.entry.stages)):
+        yield list(group)
 
 
 def shared(variant: Variant) -> Variant:

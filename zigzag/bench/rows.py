@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 import zigzag
+from zigzag.bench.files import whole
 from zigzag.bench.settings import BenchError
 
 SCHEMA = 2
@@ -77,6 +78,7 @@ class Row:
         kernel: size of the region kernel; None where there is none.
         grids: K of every region grid; () where they play no part.
         cache: "cold" where the caches were emptied before every run; "warm" where they were not.
+        timing: by the CPU's monotonic "clock", by CUDA "events", or by events around the replay of a CUDA "graph".
         status: "ok"; "WRONG" for a result that is refused a time; "failed" for one that does not run.
         note: why, where the status is not "ok".
         runs: how often it was timed.
@@ -108,6 +110,7 @@ class Row:
     kernel: int | None
     grids: tuple[int, ...]
     cache: Literal["cold", "warm"]
+    timing: Literal["clock", "events", "graph"]
     status: Status
     note: str
     runs: int
@@ -163,9 +166,8 @@ def write(path: Path, rows: Sequence[Row], about: Machine) -> None:
     lines = ",\n".join(json.dumps(_written(asdict(row))) for row in rows)
     text = f'{{"schema": {SCHEMA},\n"machine": {json.dumps(asdict(about))},\n"rows": [\n{lines}\n]}}\n'
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _written(fields_: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ import torch
 from PIL.Image import Image
 
 import zigzag
-from zigzag.bench import ceilings, pictures, rows, runner, sweep
+from zigzag.bench import ceilings, pictures, rows, runner, store, sweep
 from zigzag.bench import session as sessions
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.console import Screen
 from zigzag.bench.figures import figures
 from zigzag.bench.prepare import Source
-from zigzag.bench.registry import REGISTRY, Subject, select, shared
+from zigzag.bench.registry import REGISTRY, Subject, grouped, select, shared
 from zigzag.bench.rows import Row
 from zigzag.bench.session import Session
 from zigzag.bench.settings import ALLOCATOR, BenchError, Settings
@@ -66,7 +66,9 @@ def run(settings: Settings, screen: Screen | None = None) -> int:
         warnings=[*refused, *warnings],
     )
     sessions.write(settings.out / sessions.NAME, left)
-    page.write(settings.out)
+    if settings.store is not None:
+        screen.note(f"kept: {store.keep(settings.store, session.rows, about, settings.suite)}")
+    page.write(settings.out, settings.store)
     screen.note(f"in {settings.out}: {page.NAME}, rows.json, {sessions.NAME}, neck.png")
     for refusal in refused:
         screen.note(refusal, warning=True)
@@ -111,21 +113,18 @@ class _Session:
 
     def measure(self, chosen: Sequence[Subject]) -> None:
         """All chosen cases, one workload after the other, and the sweeps."""
-        for number, (variant, own) in enumerate(groupby(chosen, key=lambda subject: shared(subject.variant))):
-            subjects = list(own)
-            grids = ",".join(map(str, variant.grids))
-            self.screen.tell(
-                f"building the neck: {variant.kernel}x{variant.kernel}, {variant.dtype}, {variant.layout}, {grids}"
-            )
-            work = self.source.workload(subjects)
-            for subject in subjects:
-                self._case(subject, work)
-            if number == 0:
+        for _, groups in groupby(grouped(chosen), key=lambda subjects: shared(subjects[0].variant)):
+            for subjects in groups:
+                self.screen.tell(f"building the neck for {subjects[0].keys[0]}")
+                work = self.source.workload(subjects)
+                for subject in subjects:
+                    self._case(subject, work)
+            if not self.pictures:
                 self._sweeps(work)
                 self._picture(work)
 
     def _case(self, subject: Subject, work: Workload) -> None:
-        case = subject.entry.build(work)
+        case = subject.build(work)
         top = self.ceilings[subject.variant.dtype]
         self.rows += runner.measure(case, subject.directions, self.settings, top, self.settings.size, self.screen.tell)
         self.screen.advance()

@@ -42,6 +42,7 @@ class Settings:
         dtype: of maps and parameters, by name; None for what the suite has.
         batch: N; the photograph, so often.
         device: where: cpu or cuda.
+        graph: on a GPU, time each side as one CUDA graph.
         threads: for torch.
         only: words of the keys that are measured; "" for all.
         quick: fewer repetitions, 3x3 region kernel only, no sweep over sizes and grids.
@@ -59,6 +60,7 @@ class Settings:
     dtype: str | None = None
     batch: int = 1
     device: str = "cpu"
+    graph: bool = False
     threads: int = 1
     only: str = ""
     quick: bool = False
@@ -80,6 +82,8 @@ class Settings:
         ):
             if value not in allowed:
                 raise BenchError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+        if self.graph and self.device != "cuda":
+            raise BenchError("--graph is for a GPU: it needs --device cuda")
         for option, path in (("--image", self.image), ("--weights", self.weights)):
             if path is not None and not path.is_file():
                 raise BenchError(f"{option}: there is no file {str(path)!r}")
@@ -113,7 +117,12 @@ class Settings:
             words.append(f"--backbone {self.backbone}")
         if self.weights is not None:
             words.append(f"--weights {self.weights}")
-        flags = {"--stride-in-1x1": self.stride_in_1x1, "--quick": self.quick, "--compile": self.compiled}
+        flags = {
+            "--stride-in-1x1": self.stride_in_1x1,
+            "--quick": self.quick,
+            "--compile": self.compiled,
+            "--graph": self.graph,
+        }
         words += [flag for flag, given in flags.items() if given]
         chosen = self.only if only is None else only
         return " ".join([*words, f"--filter {shlex.quote(chosen)}"] if chosen else words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -55,7 +55,7 @@ class Variant:
 def key(name: str, direction: Direction, variant: Variant) -> str:
     """What a row measures, in words that ``--filter`` understands; with the side, a row's name."""
     kernel = [f"{variant.kernel}x{variant.kernel}"] if variant.kernel else []
-    grids = [",".join(map(str, variant.grids))] if variant.grids else []
+    grids = ["K=" + ",".join(map(str, variant.grids))] if variant.grids else []
     return " ".join([name, *kernel, direction, variant.dtype, variant.layout, *grids])
 
 
@@ -90,6 +90,15 @@ class Formulation:
             f"{self.output}: gradients of parameters": gradients[len(self.maps) :],
         }
         return {name: tensors for name, tensors in groups.items() if tensors}
+
+    def under(self, backend: str) -> Formulation:
+        """The same by another backend of zigzag's operations."""
+
+        def call(maps: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+            with zigzag.use_backend(backend):
+                return self.call(maps, parameters)
+
+        return replace(self, call=call)
 
     def double(self) -> Formulation:
         """The same in float64, on the same values."""

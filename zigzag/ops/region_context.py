@@ -35,6 +35,7 @@ from zigzag.ops.registration import BackendOperation, Operation, Record, transfo
 Affine = tuple[Tensor, Tensor]
 Norm = tuple[Tensor, Tensor, int, float]
 
+
 def region_context(
     x: Tensor,
     branches: Sequence[Sequence[Tensor]] | None = None,

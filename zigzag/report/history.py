@@ -5,27 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from zigzag.bench.figures import figures
-from zigzag.bench.rows import Run, read
-from zigzag.bench.settings import BenchError
+from zigzag.bench.rows import Run
 from zigzag.bench.workload import OURS
 from zigzag.report.draw import COLOUR, figure_of, legend, responsive, svg
 from zigzag.report.parts import Section
 
 _COLOURS = ("second", "third", "fourth", "fifth", "ink", "muted")
-
-
-def stored(folder: Path) -> tuple[list[Run], list[str]]:
-    """The runs of a folder by date, and a sentence for every file in it that holds none."""
-    runs, refused = [], []
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            runs.append(read(path))
-        except BenchError as error:
-            refused.append(str(error))
-    return sorted(runs, key=lambda run: run.machine.date), refused
 
 
 def section(runs: Sequence[Run]) -> Section:

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from zigzag.bench import rows, session
+from zigzag.bench import rows, session, store
 from zigzag.bench.files import whole
 from zigzag.bench.rows import Machine
 from zigzag.bench.settings import BenchError
@@ -50,9 +50,7 @@ def write(folder: Path, stored: Path | None = None) -> Path:
         page.begin(scaled.machine, scaled.command)
         page.sections += scaling.sections(scaled)
     if stored is not None:
-        runs, refused = history.stored(stored)
-        page.warnings += refused
-        page.sections.append(history.section(runs))
+        page.sections.append(history.section(store.history(stored)))
     if not page.sections:
         raise BenchError(
             f"there is nothing to report in {str(folder)!r}: run zigzag bench, profile or scale --out {folder}"
