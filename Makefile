@@ -2,6 +2,7 @@
 #   make bench      the neck beside stock PyTorch: results checked, a table, a picture   (BENCH_ARGS="--image photo.jpg")
 #   make test       the tests                                                            (TEST_ARGS="-k region_stats")
 #   make test-triton  of those, the Triton kernels under Triton's interpreter, a process of its own
+#   make gate       fails where the kernels became slower than at the baseline commit  (GATE_ARGS="--against main")
 #   make gpu        on a machine with a GPU, with its own Python: builds, tests, benchmark   (GPU_PARTS="parity bench")
 #   make build      the compiled part alone, only what changed
 #   make lint       ruff and clang-format;   make format applies what they ask for
@@ -17,6 +18,7 @@ CXX ?= c++
 VENV ?= .venv
 TEST_ARGS ?=
 BENCH_ARGS ?=
+GATE_ARGS ?=
 SANITIZE_TESTS ?= -k "(cpu or cuda) and not compile and not emulation and not binary"
 WITH ?= $(python)
 GPU_PYTHON ?= python3
@@ -31,7 +33,7 @@ native_sources := CMakeLists.txt setup.py csrc/build_info.h.in $(cxx_files)
 export CXX
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help test test-triton bench gpu build lint format types sanitize wheel sdist test-wheel clean distclean
+.PHONY: help test test-triton bench gate gpu build lint format types sanitize wheel sdist test-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +52,10 @@ test-triton: build
 bench: build
 	@echo "==> Running the benchmark"
 	@$(python) -m zigzag bench $(BENCH_ARGS)
+
+gate: build
+	@echo "==> Comparing the speed with the baseline commit"
+	@$(python) -m zigzag bench gate $(GATE_ARGS)
 
 gpu:
 	@$(GPU_PYTHON) benchmarks/gpu.py $(GPU_PARTS)

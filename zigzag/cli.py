@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from zigzag.bench.settings import DTYPES, BenchError, Settings, available_threads, hold_allocator
+from zigzag.bench import command
+from zigzag.bench.settings import BenchError
+from zigzag.profile import command as profile
+from zigzag.report import command as report
+from zigzag.scaling import command as scaling
 
 PROGRAM = "zigzag"
+MEASURING: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "bench": (command.main, "measure the operations and the neck against stock PyTorch, results checked first"),
+    "profile": (profile.profile, "where the neck's time and memory go; or one call, captured"),
+    "replay": (profile.replay, "run one captured call by itself, for ncu and compute-sanitizer"),
+    "scale": (scaling.main, "how time and memory grow, beside what the cost model predicts"),
+    "report": (report.main, "what these have measured, as one page"),
+}
 TRAINING = {
     "fit": "train a network for semantic segmentation",
     "validate": "evaluate a network as validation while training does",
@@ -24,17 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in TRAINING:
         return _train(words)
-    options = _parser().parse_args(words)
-    try:
-        settings = _settings(options)
-        hold_allocator(words)
-        return _bench(settings)
-    except BenchError as error:
-        print(f"{PROGRAM} bench: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{PROGRAM} bench: interrupted, nothing written", file=sys.stderr)
-        return 130
+    if words and words[0] in MEASURING:
+        return _measure(words)
+    _parser().parse_args(words)
+    return 2
 
 
 def _train(words: list[str]) -> int:
@@ -52,57 +55,22 @@ def _train(words: list[str]) -> int:
         return 130
 
 
-def _bench(settings: Settings) -> int:
+def _measure(words: list[str]) -> int:
+    run, _ = MEASURING[words[0]]
     try:
-        from zigzag.bench import run
-    except ModuleNotFoundError as error:
-        raise BenchError(f'{error.name} is not installed; the benchmark needs: pip install "zigzag[bench]"') from error
-    return run.run(settings)
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    return Settings(
-        image=options.image,
-        size=options.size,
-        backbone=options.backbone,
-        weights=options.weights,
-        stride_in_1x1=options.stride_in_1x1,
-        dtype=options.dtype,
-        threads=options.threads,
-        only=options.filter,
-        quick=options.quick,
-        compiled=options.compile,
-        out=options.out,
-    )
+        return run(words[1:])
+    except BenchError as error:
+        print(f"{PROGRAM} {words[0]}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM} {words[0]}: interrupted, nothing written", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Shows the commands and refuses what is none; each parses its own words."""
     parser = argparse.ArgumentParser(PROGRAM, description="Fused kernels for ZigZagNet's feature-pyramid neck.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command, help_ in TRAINING.items():  # shown here, and parsed by zigzag.tasks
-        commands.add_parser(command, help=help_, add_help=False)
-    bench = commands.add_parser(
-        "bench",
-        help="measure the operations and the neck against stock PyTorch, results checked first",
-        description="Measure every operation and the whole neck on the pyramid of a photograph, against stock PyTorch "
-        "and against the work that nobody can leave out. Results are checked against float64 before anything is timed.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = bench.add_argument
-    add("--image", type=Path, metavar="FILE", help="photograph; without it, the sample that matplotlib ships")
-    add("--size", type=int, default=Settings.size, metavar="PIXELS", help="side of the square crop")
-    add("--backbone", default=Settings.backbone, metavar="NAME", help="ResNet of torchvision")
-    add("--weights", type=Path, metavar="FILE", help="state dict of the backbone; without it, seeded random weights")
-    add("--stride-in-1x1", action="store_true", help="the weights have a bottleneck's stride in its first convolution")
-    add("--dtype", choices=DTYPES, default=Settings.dtype, help="of maps and parameters")
-    add("--threads", type=int, default=available_threads(), help="for torch")
-    add("--filter", default="", metavar="TEXT", help="only cases whose name contains this")
-    add("--quick", action="store_true", help="fewer repetitions, 3x3 region kernel only, no sweeps")
-    add(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="also torch.compile, which takes minutes",
-    )
-    add("--out", type=Path, default=Settings.out, metavar="FOLDER", help="for rows.json, report.html and neck.png")
+    for name, help_ in {**{name: help_ for name, (_, help_) in MEASURING.items()}, **TRAINING}.items():
+        commands.add_parser(name, help=help_, add_help=False)
     return parser

@@ -9,6 +9,9 @@ Resize = Literal["linear", "nearest"]
 Combine = Literal["product", "sum"]
 Context = Literal["rce", "zoom_out", "parse_net", "large_kernel", "pyramid_pooling", "atrous_pyramid"]
 
+FEW_PIXELS = 64
+"""Maps of at most so many pixels are summed in float64: the few values of a group are often close to each other."""
+
 
 @dataclass(frozen=True)
 class NeckConfig:

@@ -224,6 +224,17 @@ class Step:
     part: Part
     cost: Cost
 
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return place(self.stage, self.direction, self.level)
+
+
+def place(stage: int, direction: Direction, level: int) -> str:
+    """A place in the neck in words, counted from 1: "stage 2, down, level 1", "lateral, level 1", "output, level 1"."""
+    sweep = direction in ("down", "up")
+    return f"stage {stage + 1}, {direction}, level {level + 1}" if sweep else f"{direction}, level {level + 1}"
+
 
 def neck(
     config: NeckConfig,

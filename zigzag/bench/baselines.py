@@ -7,7 +7,6 @@ moving the bytes that an operation must move.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +17,6 @@ from zigzag.geometry import membership
 
 MOSTLY_READ = 10
 """An operation that reads this many times what it writes is measured against a sum, any other against a copy."""
-
-
-_EVICTED = 1 << 27
-"""Bytes read to empty the caches."""
-
-
-@cache
-def _evictor() -> Tensor:
-    return torch.ones(_EVICTED // 4)
-
-
-def evict() -> None:
-    """Empty the caches: what is timed next finds none of its data there, as in a neck after a convolution."""
-    _evictor().sum()
 
 
 def convolved_region_sums(x: Tensor, weights: Sequence[Tensor], grids: Sequence[int]) -> list[Tensor]:
@@ -48,19 +33,19 @@ def convolved_region_sums(x: Tensor, weights: Sequence[Tensor], grids: Sequence[
     sums = []
     for cells, weight in zip(grids, weights, strict=True):
         mapped = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        rows = membership(x.shape[2], cells, 0, x.dtype)
-        columns = membership(x.shape[3], cells, 0, x.dtype)
+        rows = membership(x.shape[2], cells, 0, x.dtype, x.device)
+        columns = membership(x.shape[3], cells, 0, x.dtype, x.device)
         sums.append(torch.einsum("yh,nchw,xw->ncyx", rows, mapped, columns))
     return sums
 
 
-def moving(cost: Cost, dtype: torch.dtype) -> Callable[[], object]:
+def moving(cost: Cost, dtype: torch.dtype, device: torch.device | None = None) -> Callable[[], object]:
     """A call that moves the bytes of ``cost``, of preallocated buffers: ``copy_``, or ``sum`` if it hardly writes."""
     itemsize = torch.empty((), dtype=dtype).element_size()
     if cost.read >= MOSTLY_READ * cost.written:
-        source = torch.ones(cost.bytes // itemsize, dtype=dtype)
+        source = torch.ones(cost.bytes // itemsize, dtype=dtype, device=device)
         return source.sum
-    source = torch.ones(cost.bytes // 2 // itemsize, dtype=dtype)
+    source = torch.ones(cost.bytes // 2 // itemsize, dtype=dtype, device=device)
     target = torch.zeros_like(source)
     return lambda: target.copy_(source)
 

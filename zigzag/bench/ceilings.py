@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import torch
 
+from zigzag.bench.devices import stopwatch
 from zigzag.bench.timing import Samples, interleave, plan, warm_up
 from zigzag.cost import Cost
 
@@ -51,39 +52,41 @@ class Ceilings:
         return sum(step.seconds(self.bandwidth(step.bytes), self.arithmetic) for step in steps)
 
 
-def measure(dtype: torch.dtype) -> Ceilings:
-    """Measure them for ``dtype``; takes about four seconds."""
+def measure(dtype: torch.dtype, device: str = "cpu") -> Ceilings:
+    """Measure them for ``dtype`` on ``device``; takes about four seconds."""
     itemsize = torch.empty((), dtype=dtype).element_size()
     copied, summed = {}, {}
     for footprint in FOOTPRINTS:
-        source = torch.ones(footprint // itemsize, dtype=dtype)
-        half = torch.ones(footprint // 2 // itemsize, dtype=dtype)
+        source = torch.ones(footprint // itemsize, dtype=dtype, device=device)
+        half = torch.ones(footprint // 2 // itemsize, dtype=dtype, device=device)
         target = torch.zeros_like(half)
-        times = _fastest({"sum": source.sum, "copy": partial(target.copy_, half)})
+        times = _fastest({"sum": source.sum, "copy": partial(target.copy_, half)}, device)
         summed[footprint] = footprint / times["sum"].p20
         copied[footprint] = footprint / times["copy"].p20
-    return Ceilings(copied, summed, _arithmetic(dtype))
+    return Ceilings(copied, summed, _arithmetic(dtype, device))
 
 
-def _arithmetic(dtype: torch.dtype) -> float:
+def _arithmetic(dtype: torch.dtype, device: str) -> float:
     """Flop/s of a square matrix product or of a 3x3 convolution in channels_last, whichever is faster."""
     generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, _MATRIX, _MATRIX, generator=generator).to(dtype)
+    a, b = torch.randn(2, _MATRIX, _MATRIX, generator=generator).to(device, dtype)
     product = torch.empty_like(a)
     x, weight = (
-        torch.randn(shape, generator=generator).to(dtype, memory_format=torch.channels_last)
+        torch.randn(shape, generator=generator).to(device, dtype, memory_format=torch.channels_last)
         for shape in ((1, _CHANNELS, _SIZE, _SIZE), (_CHANNELS, _CHANNELS, 3, 3))
     )
     times = _fastest(
         {
             "product": lambda: torch.mm(a, b, out=product),
             "convolution": lambda: torch.nn.functional.conv2d(x, weight, padding=1),
-        }
+        },
+        device,
     )
     flops = {"product": 2 * _MATRIX**3, "convolution": 2 * 9 * (_CHANNELS * _SIZE) ** 2}
     return max(flops[name] / times[name].p20 for name in times)
 
 
-def _fastest(sides: dict[str, Callable[[], object]]) -> dict[str, Samples]:
-    estimates = {name: warm_up(run, _SECONDS / 2) for name, run in sides.items()}
-    return interleave(sides, plan(estimates, _SECONDS * len(sides), least=3))
+def _fastest(sides: dict[str, Callable[[], object]], device: str) -> dict[str, Samples]:
+    watch = stopwatch(device)
+    estimates = {name: warm_up(run, _SECONDS / 2, watch) for name, run in sides.items()}
+    return interleave(sides, plan(estimates, _SECONDS * len(sides), least=3), stopwatch=watch)

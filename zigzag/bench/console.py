@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -54,17 +55,16 @@ class Screen:
         """A line that stays."""
         self.console.print(Text(text, style="yellow" if warning else "dim"))
 
-    def rows(self, rows: Sequence[Row]) -> None:
-        """The table of all rows."""
+    def rows(self, rows: Sequence[Row], command: str) -> None:
+        """The table of all rows; its first column is the ``--filter`` with which ``command`` measures them again."""
         table = Table(header_style="bold", pad_edge=False, box=None)
-        table.add_column("case")
+        table.add_column(f"{command} --filter ...", ratio=1)
         table.add_column("side")
         for name in ("ms", "p20-p80", "/ floor", "zigzag faster", "error ratio", "roofline"):
             table.add_column(name, justify="right")
         last = None
         for row in rows:
-            kernel = f" {row.kernel}x{row.kernel}" if row.kernel else ""
-            label = f"{row.case}{kernel}, {'fwd' if row.direction == 'forward' else 'fwd+bwd'}"
+            label = shlex.quote(row.key)
             if last not in (None, label):
                 table.add_section()
             table.add_row(label if label != last else "", *_cells(row), style="bold" if row.backend == OURS else "")

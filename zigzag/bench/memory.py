@@ -46,12 +46,16 @@ def saved_bytes(excluded: Iterable[Tensor] = ()) -> Iterator[SavedBytes]:
         yield saved
 
 
-def peak_growth(run: Callable[[], T]) -> tuple[T, int | None]:
-    """What ``run`` returns, and by how many bytes the process's resident memory rose at its peak.
+def peak_growth(run: Callable[[], T], device: str = "cpu") -> tuple[T, int | None]:
+    """What ``run`` returns, and by how many bytes memory rose at its peak: the process's, or what torch has on the GPU.
 
     None where the system does not say (it takes Linux's /proc).
     """
     gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        return run(), torch.cuda.max_memory_allocated() - allocated
     _return_free_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")

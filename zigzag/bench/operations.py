@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from zigzag.bench.workload import (
     Case,
     Direction,
     Formulation,
+    Variant,
     Workload,
     leaf,
     noise_like,
@@ -53,12 +55,14 @@ def region_stats(work: Workload, *, level: int, grids: Sequence[int] | None = No
         "convolved sums",
     )
     sides = {EAGER: literal} | compiled(work, literal)
-    return _stats_case(f"region_stats.level{level + 1}", work, x, grids, work.kernel // 2, work.kernel, sides)
+    variant = replace(work.variant, grids=tuple(grids))
+    return _stats_case(f"region_stats.level{level + 1}", work, x, grids, work.kernel // 2, variant, sides)
 
 
 def norm_stats(work: Workload, *, level: int) -> Case:
     """The statistics of a GroupNorm: the same operation with one cell and no halo."""
-    return _stats_case(f"region_stats.norm.level{level + 1}", work, work.bases[level], (1,), 0, None, {})
+    variant = replace(work.variant, kernel=None, grids=())
+    return _stats_case(f"region_stats.norm.level{level + 1}", work, work.bases[level], (1,), 0, variant, {})
 
 
 def _stats_case(
@@ -67,7 +71,7 @@ def _stats_case(
     x: Tensor,
     grids: Sequence[int],
     halo: int,
-    kernel: int | None,
+    variant: Variant,
     literal: Mapping[str, Formulation],
 ) -> Case:
     def call(operation: Callable[..., tuple[Tensor, Tensor]]) -> Call:
@@ -86,13 +90,13 @@ def _stats_case(
     return Case(
         name=name,
         operation="region_stats",
-        kernel=kernel,
+        variant=variant,
         shape=f"{_sizes([x.shape])}, grids {tuple(grids)}, {cost.taps(halo)} taps",
         formulations=formulations,
         stock=stock,
         exact=exactly(formulations, stock),
         costs={"forward": [forward], "forward+backward": [forward, backward]},
-        floors={"forward": data.sum, "forward+backward": moving(forward + backward, work.dtype)},
+        floors={"forward": data.sum, "forward+backward": moving(forward + backward, work.dtype, work.device)},
         seconds=_SECONDS,
     )
 
@@ -119,7 +123,7 @@ def region_codes(work: Workload) -> Case:
     forward = cost.region_codes(*arguments, itemsize=work.itemsize)
     backward = cost.region_codes(*arguments, itemsize=work.itemsize, backward=True)
     return _case(
-        "region_codes", "region_codes", work.kernel, f"{tuple(sums.shape)}", work, formulations, forward, backward
+        "region_codes", "region_codes", work.variant, f"{tuple(sums.shape)}", work, formulations, forward, backward
     )
 
 
@@ -150,7 +154,8 @@ def region_norm(work: Workload) -> Case:
     forward = cost.region_norm(work.batch, channels, grids, itemsize=work.itemsize)
     backward = cost.region_norm(work.batch, channels, grids, itemsize=work.itemsize, backward=True)
     shape = f"{tuple(sums.shape)}, grids {tuple(grids)}"
-    return _case("region_norm", "region_norm", None, shape, work, formulations, forward, backward)
+    variant = replace(work.variant, kernel=None)
+    return _case("region_norm", "region_norm", variant, shape, work, formulations, forward, backward)
 
 
 def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: Sequence[int] | None = None) -> Case:
@@ -210,7 +215,7 @@ def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: 
     return _case(
         f"dense_pathway.level{level + 1}",
         "dense_pathway",
-        None,
+        replace(work.variant, kernel=None, grids=tuple(grids)),
         f"{shape}, grids {tuple(grids)}",
         work,
         formulations,
@@ -263,7 +268,7 @@ def exactly(formulations: Mapping[str, Formulation], stock: Mapping[str, str]) -
 def _case(
     name: str,
     operation: str,
-    kernel: int | None,
+    variant: Variant,
     shape: str,
     work: Workload,
     formulations: Mapping[str, Formulation],
@@ -272,9 +277,9 @@ def _case(
 ) -> Case:
     stock = {"output": EAGER}
     costs: dict[Direction, Sequence[cost.Cost]] = {"forward": [forward], "forward+backward": [forward, backward]}
-    floors = {direction: moving(cost.total(costs[direction]), work.dtype) for direction in DIRECTIONS}
+    floors = {direction: moving(cost.total(costs[direction]), work.dtype, work.device) for direction in DIRECTIONS}
     return Case(
-        name, operation, kernel, shape, formulations, stock, exactly(formulations, stock), costs, floors, _SECONDS
+        name, operation, variant, shape, formulations, stock, exactly(formulations, stock), costs, floors, _SECONDS
     )
 
 

@@ -1,4 +1,8 @@
-"""The rows that a run leaves behind: one schema, one row for each case, direction, region kernel and side."""
+"""The rows that a run leaves behind: one for each case, variant, direction and side. Their schema has a version.
+
+A file of rows is one JSON object: ``schema``, ``machine`` (what all rows share: `Machine`) and ``rows`` (`Row`), a line
+each. Only fields that are not None are written.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,39 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 import zigzag
+from zigzag.bench.files import whole
+from zigzag.bench.settings import BenchError
 
-SCHEMA = 1
+SCHEMA = 2
+"""Counts up whenever a field changes its meaning or goes away."""
 
 Status = Literal["ok", "WRONG", "failed"]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and with what a run was made: the part that all of its rows share."""
+    """Where and with what a run was made.
+
+    Attributes:
+        zigzag, torch, torchvision, python: versions.
+        commit: of the checkout, 12 digits, with "+" if it has changes; "" outside one.
+        system: as the platform names it.
+        device: name of the processor or of the GPU that was measured.
+        isa: instruction set of the CPU kernels: baseline, avx2 or avx512.
+        cpu, cores: of the machine; `threads` of torch.
+        load: average of the minute before the run.
+        date: UTC, ISO 8601.
+    """
 
     zigzag: str
     commit: str
@@ -33,6 +51,8 @@ class Machine:
     torchvision: str
     python: str
     system: str
+    device: str
+    isa: str
     cpu: str
     cores: int
     threads: int
@@ -45,15 +65,20 @@ class Row:
     """One side of one case.
 
     Attributes:
+        key: what is measured, as `--filter` takes it; with `backend`, unique in a run.
         case: name in the registry.
         operation: what is measured.
-        backend: the side: zigzag, eager, compiled, commuted or floor.
+        backend: the side: zigzag (the default backend), triton or cuda, eager, compiled, commuted or floor.
         direction: forward, or forward+backward.
+        device: type of the device, cpu or cuda.
         dtype: of the maps.
         layout: of the maps.
         size: side of the photograph's crop, in pixels.
         shape: of the operands.
         kernel: size of the region kernel; None where there is none.
+        grids: K of every region grid; () where they play no part.
+        cache: "cold" where the caches were emptied before every run; "warm" where they were not.
+        timing: by the CPU's monotonic "clock", by CUDA "events", or by events around the replay of a CUDA "graph".
         status: "ok"; "WRONG" for a result that is refused a time; "failed" for one that does not run.
         note: why, where the status is not "ok".
         runs: how often it was timed.
@@ -61,25 +86,31 @@ class Row:
         over_floor: median of the paired ratios to the floor.
         over_floor_p20, over_floor_p80: their spread.
         speedup: median of the paired ratios of this side to ours: how many times faster ours is.
+        speedup_p20, speedup_p80: their spread.
         noise: whether the difference to ours lies within the spread.
         bytes, flops: of the work, from `zigzag.cost`.
         roofline: least time by the measured ceilings / median.
         error: largest relative error against float64.
         error_ratio: error / stock PyTorch's in the same dtype; None for a floor.
         saved_bytes: what autograd saved in the forward pass.
-        peak_bytes: growth of the process's resident memory during the step.
+        peak_bytes: growth of the process's resident memory, or of the GPU's, during the step.
         reproduce: command line.
     """
 
+    key: str
     case: str
     operation: str
     backend: str
     direction: str
+    device: str
     dtype: str
     layout: str
     size: int
     shape: str
     kernel: int | None
+    grids: tuple[int, ...]
+    cache: Literal["cold", "warm"]
+    timing: Literal["clock", "events", "graph"]
     status: Status
     note: str
     runs: int
@@ -90,6 +121,8 @@ class Row:
     over_floor_p20: float | None
     over_floor_p80: float | None
     speedup: float | None
+    speedup_p20: float | None
+    speedup_p80: float | None
     noise: bool | None
     bytes: int
     flops: int
@@ -101,8 +134,16 @@ class Row:
     reproduce: str
 
 
-def machine(threads: int) -> Machine:
-    """Describe this machine and what is installed on it."""
+@dataclass(frozen=True)
+class Run:
+    """A file of rows, read."""
+
+    machine: Machine
+    rows: Sequence[Row]
+
+
+def machine(threads: int, device: str = "cpu") -> Machine:
+    """Describe this machine, the device that is measured, and what is installed."""
     return Machine(
         zigzag=zigzag.__version__,
         commit=commit(),
@@ -110,6 +151,8 @@ def machine(threads: int) -> Machine:
         torchvision=_version("torchvision"),
         python=platform.python_version(),
         system=platform.platform(),
+        device=cpu_name() if device == "cpu" else torch.cuda.get_device_name(),
+        isa=isa(),
         cpu=cpu_name(),
         cores=os.cpu_count() or 1,
         threads=threads,
@@ -119,10 +162,44 @@ def machine(threads: int) -> Machine:
 
 
 def write(path: Path, rows: Sequence[Row], about: Machine) -> None:
-    """Write rows to a JSON file, each complete with the machine that it comes from."""
-    shared = asdict(about)
-    lines = [json.dumps({"schema": SCHEMA, **asdict(row), **shared}) for row in rows]
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    """Write rows and the machine that they come from; a file that is there is replaced at once or not at all."""
+    lines = ",\n".join(json.dumps(_written(asdict(row))) for row in rows)
+    text = f'{{"schema": {SCHEMA},\n"machine": {json.dumps(asdict(about))},\n"rows": [\n{lines}\n]}}\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _written(fields_: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is None, and with as many digits as a measurement has."""
+    return {
+        name: float(f"{value:.5g}") if isinstance(value, float) else value
+        for name, value in fields_.items()
+        if value is not None
+    }
+
+
+def read(path: Path) -> Run:
+    """Read a file of rows.
+
+    Raises:
+        BenchError: there is no such file, it holds no rows, or rows of another schema.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{str(path)!r} cannot be read as rows of zigzag bench: {error}") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise BenchError(f"{str(path)!r} must hold rows of schema {SCHEMA}, got {schema!r}: measure them again")
+    try:
+        rows = [Row(**{**_ABSENT, **row, "grids": tuple(row["grids"])}) for row in found["rows"]]
+        return Run(Machine(**found["machine"]), rows)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise BenchError(f"{str(path)!r} holds a row that is not of schema {SCHEMA}: {error}") from error
+
+
+_ABSENT = {field.name: None for field in fields(Row) if "None" in str(field.type)}
 
 
 @cache
@@ -141,6 +218,12 @@ def commit() -> str:
 def _git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def isa() -> str:
+    """Instruction set that the CPU kernels run with."""
+    best = {"AVX2": "avx2", "AVX512": "avx512"}.get(torch.backends.cpu.get_cpu_capability(), "baseline")
+    return os.environ.get("ZIGZAG_CPU_ISA") or best
 
 
 def cpu_name() -> str:

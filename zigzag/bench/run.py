@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
 
 import zigzag
-from zigzag.bench import ceilings, page, pictures, pyramid, rows, runner, sweep
-from zigzag.bench.cases import Entry, select
+from zigzag.bench import ceilings, pictures, rows, runner, store, sweep
+from zigzag.bench import session as sessions
+from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.console import Screen
 from zigzag.bench.figures import figures
+from zigzag.bench.prepare import Source
+from zigzag.bench.registry import REGISTRY, Subject, grouped, select, shared
 from zigzag.bench.rows import Row
+from zigzag.bench.session import Session
 from zigzag.bench.settings import ALLOCATOR, BenchError, Settings
 from zigzag.bench.sweep import Point
-from zigzag.bench.workload import OURS, Workload, build_neck
+from zigzag.bench.workload import OURS, Workload
+from zigzag.report import page
 
 BUSY = 0.5
 """Load average above which a run warns that it does not have the machine for itself."""
@@ -31,42 +36,56 @@ def run(settings: Settings, screen: Screen | None = None) -> int:
     Raises:
         BenchError: an input cannot be used; the message says why.
     """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise BenchError("--device cuda: torch sees no GPU here")
     screen = screen or Screen()
-    chosen = select(settings.only, settings.kernels)
-    if not chosen:
-        names = ", ".join(sorted({entry.name for entry, _ in select("", (3, 1))}))
-        raise BenchError(f"--filter {settings.only!r} matches none of {names}")
+    chosen = chosen_by(settings)
     torch.set_num_threads(settings.threads)
-    about = rows.machine(settings.threads)
+    about = rows.machine(settings.threads, settings.device)
     warnings = _warnings(about)
     _introduce(screen, about, warnings)
     session = _Session(settings, screen)
     with screen.working(len(chosen) + 4):
-        session.prepare()
+        session.prepare(chosen)
         session.measure(chosen)
     swept = [point.row for point in session.points if point.row not in session.rows]
     refused = _refused([*session.rows, *swept])
-    screen.rows(session.rows)
+    screen.rows(session.rows, settings.command(""))
     found = figures(session.rows)
     screen.figures(found)
     settings.out.mkdir(parents=True, exist_ok=True)
     rows.write(settings.out / "rows.json", [*session.rows, *swept], about)
     pictures.side_by_side([image for _, image in session.pictures]).save(settings.out / "neck.png")
-    report = page.Report(
-        machine=about,
+    numbers = {id(row): number for number, row in enumerate([*session.rows, *swept])}
+    left = Session(
         command=settings.command(),
-        rows=session.rows,
-        figures=found,
-        points=session.points,
+        cases=len(session.rows),
+        points=[(point.axis, point.value, numbers[id(point.row)]) for point in session.points],
         ceilings=session.ceilings,
         pictures=[(caption, pictures.data_uri(image)) for caption, image in session.pictures],
         warnings=[*refused, *warnings],
     )
-    page.write(settings.out / "report.html", report)
-    screen.note(f"in {settings.out}: report.html, rows.json, neck.png")
+    sessions.write(settings.out / sessions.NAME, left)
+    if settings.store is not None:
+        screen.note(f"kept: {store.keep(settings.store, session.rows, about, settings.suite)}")
+    page.write(settings.out, settings.store)
+    screen.note(f"in {settings.out}: {page.NAME}, rows.json, {sessions.NAME}, neck.png")
     for refusal in refused:
         screen.note(refusal, warning=True)
     return 1 if refused else 0
+
+
+def chosen_by(settings: Settings) -> list[Subject]:
+    """The subjects of ``settings``.
+
+    Raises:
+        BenchError: there are none.
+    """
+    chosen = select(settings)
+    if not chosen:
+        names = ", ".join(sorted(entry.name for entry in REGISTRY))
+        raise BenchError(f"--filter {settings.only!r} matches none of {names}; --list shows the words of each")
+    return chosen
 
 
 class _Session:
@@ -77,53 +96,51 @@ class _Session:
         self.screen = screen
         self.rows: list[Row] = []
         self.points: list[Point] = []
-        self.photograph: Image
-        self.ceilings: ceilings.Ceilings
+        self.ceilings: dict[str, Ceilings] = {}
         self.pictures: list[tuple[str, Image]] = []
 
-    def prepare(self) -> None:
-        """Photograph, backbone, pyramid, ceilings."""
+    def prepare(self, chosen: Sequence[Subject]) -> None:
+        """Photograph, backbone, ceilings."""
         self.screen.tell("photograph and backbone")
-        self._original = pyramid.load_photograph(self.settings.image)
-        self._backbone = pyramid.load_backbone(self.settings)
-        self.photograph = pyramid.crop(self._original, self.settings.size)
-        self._features = self._pyramid(self.settings.size)
+        self.source = Source(self.settings)
         self.screen.advance()
         self.screen.tell("ceilings of the roofline")
-        self.ceilings = ceilings.measure(self._features[0].dtype)
+        self.ceilings = {
+            dtype: ceilings.measure(getattr(torch, dtype), self.settings.device)
+            for dtype in dict.fromkeys(subject.variant.dtype for subject in chosen)
+        }
         self.screen.advance()
 
-    def _pyramid(self, size: int) -> list[Tensor]:
-        image = pyramid.normalised(pyramid.crop(self._original, size))
-        dtype = getattr(torch, self.settings.dtype)
-        return [level.to(dtype) for level in pyramid.features(self._backbone, image)]
-
-    def measure(self, chosen: Sequence[tuple[Entry, int]]) -> None:
-        """All chosen cases, one region kernel after the other, and the sweeps."""
-        for kernel in dict.fromkeys(kernel for _, kernel in chosen):
-            self.screen.tell(f"building the neck, {kernel}x{kernel} region kernel")
-            work = Workload(self._features, build_neck(self._features, kernel), compiled=self.settings.compiled)
-            for entry, own in chosen:
-                if own == kernel:
-                    self._case(entry, work)
-            if kernel == chosen[0][1]:
+    def measure(self, chosen: Sequence[Subject]) -> None:
+        """All chosen cases, one workload after the other, and the sweeps."""
+        for _, groups in groupby(grouped(chosen), key=lambda subjects: shared(subjects[0].variant)):
+            for subjects in groups:
+                self.screen.tell(f"building the neck for {subjects[0].keys[0]}")
+                work = self.source.workload(subjects)
+                for subject in subjects:
+                    self._case(subject, work)
+            if not self.pictures:
                 self._sweeps(work)
                 self._picture(work)
 
-    def _case(self, entry: Entry, work: Workload) -> None:
-        case = entry.build(work)
-        self.rows += runner.measure(
-            case, entry.directions, self.settings, self.ceilings, self.settings.size, self.screen.tell
-        )
+    def _case(self, subject: Subject, work: Workload) -> None:
+        case = subject.build(work)
+        top = self.ceilings[subject.variant.dtype]
+        self.rows += runner.measure(case, subject.directions, self.settings, top, self.settings.size, self.screen.tell)
         self.screen.advance()
 
     def _sweeps(self, work: Workload) -> None:
-        if not self.settings.quick and not self.settings.only:
-            tell = self.screen.tell
-            self.points += sweep.grids(work, self.settings, self.ceilings, tell)
-            self.points += sweep.sizes(work, self._pyramid, self.settings, self.ceilings, tell)
-            whole = [row for row in self.rows if row.case == "neck.fuse" and row.direction == "forward"]
-            self.points += [Point("size", self.settings.size, row) for row in whole]
+        settings, tell = self.settings, self.screen.tell
+        if settings.sweeps:
+            top = self.ceilings[work.variant.dtype]
+            self.points += sweep.grids(work, settings, top, tell)
+            self.points += sweep.sizes(work, self.source, settings, top, tell)
+            whole = [
+                row
+                for row in self.rows
+                if row.case == "neck.fuse" and row.direction == "forward" and row.dtype == work.variant.dtype
+            ]
+            self.points += [Point("size", settings.size, row) for row in whole]
         self.screen.advance()
 
     def _picture(self, work: Workload) -> None:
@@ -131,7 +148,7 @@ class _Session:
         with torch.no_grad():
             finest = work.neck.fuse(work.bases)[0]
         self.pictures = [
-            (f"The photograph, {self.settings.size} × {self.settings.size} pixels", self.photograph),
+            (f"The photograph, {self.settings.size} × {self.settings.size} pixels", self.source.photograph),
             (
                 f"P¹, the neck's finest map: norm over its {finest.shape[1]} channels, logarithmic",
                 pictures.energy(finest),
@@ -166,9 +183,8 @@ def _warnings(about: rows.Machine) -> list[str]:
 
 def _refused(found: Sequence[Row]) -> list[str]:
     """What makes the run a failure: a wrong result of any side, and ours where it does not run."""
-    lines = []
-    for row in found:
-        if row.status == "WRONG" or (row.status == "failed" and row.backend == OURS):
-            kernel = f", {row.kernel}x{row.kernel}" if row.kernel else ""
-            lines.append(f"{row.status}: {row.backend}, {row.case}{kernel}, {row.direction}: {row.note}")
-    return lines
+    return [
+        f"{row.status}: {row.backend}, {row.key}: {row.note}"
+        for row in found
+        if row.status == "WRONG" or (row.status == "failed" and row.backend == OURS)
+    ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from zigzag.bench.accuracy import GroupError, Results, Verdict, group_errors, judge
-from zigzag.bench.baselines import evict
 from zigzag.bench.ceilings import Ceilings
+from zigzag.bench.devices import Timing, evict, graphed, stopwatch
 from zigzag.bench.memory import peak_growth, saved_bytes
 from zigzag.bench.rows import Row, Status
 from zigzag.bench.settings import Settings
-from zigzag.bench.timing import Ratio, Samples, interleave, plan, ratio, timed, warm_up
-from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, Formulation
+from zigzag.bench.timing import Ratio, Run, Samples, interleave, plan, ratio, timed, warm_up
+from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, Formulation, key
 from zigzag.cost import total
 
 Tell = Callable[[str], None]
@@ -62,39 +63,40 @@ def measure(
         tell: says what is going on.
     """
     rows = []
-    name = f"{case.name}{f' {case.kernel}x{case.kernel}' if case.kernel else ''}"
-    tell(f"{name}: checking against float64")
-    checked = check_directions(case, directions)
+    tell(f"{key(case.name, directions[0], case.variant)}: checking against float64")
+    checked = check_directions(case, directions, settings.device)
     for direction, checks in checked.items():
-        tell(f"{name}, {direction}: timing")
-        samples = time_sides(case, direction, checks, quick=settings.quick)
+        tell(f"{key(case.name, direction, case.variant)}: timing")
+        samples = time_sides(case, direction, checks, settings)
         context = _Context(case, direction, samples, ceilings.least_seconds(case.costs[direction]), settings, size)
         checks[FLOOR] = Check()
         rows += [context.row(side, checks[side]) for side in SIDES if side in checks]
     return rows
 
 
-def check_directions(case: Case, directions: Sequence[Direction]) -> dict[Direction, dict[str, Check]]:
+def check_directions(
+    case: Case, directions: Sequence[Direction], device: str = "cpu"
+) -> dict[Direction, dict[str, Check]]:
     """`check` for every direction, against the float64 results of the last: those of a backward pass hold both."""
     last = directions[-1]
     with case.checking(last):
         exact = case.exact(last)
-        return {direction: check(case, direction, exact) for direction in directions}
+        return {direction: check(case, direction, exact, device) for direction in directions}
 
 
-def check(case: Case, direction: Direction, exact: Results) -> dict[str, Check]:
+def check(case: Case, direction: Direction, exact: Results, device: str = "cpu") -> dict[str, Check]:
     """Run every side once and compare what it gives with float64."""
     found = {}
     # Eager last: it needs the most memory, and the heap that it leaves behind serves all sides of the timing alike.
     for side in sorted(case.formulations, key=lambda name: (name == EAGER, name)):
-        found[side] = _first_run(case.formulations[side], direction, exact)
+        found[side] = _first_run(case.formulations[side], direction, exact, device)
     stock: dict[str, GroupError] = {}
     for side in case.stock.values():
         stock |= found[side].errors
     return {side: replace(one, verdict=_verdict(one, stock)) for side, one in found.items()}
 
 
-def _first_run(formulation: Formulation, direction: Direction, exact: Results) -> Check:
+def _first_run(formulation: Formulation, direction: Direction, exact: Results, device: str) -> Check:
     def run() -> tuple[float, Results]:
         return timed(lambda: formulation.run(direction))
 
@@ -103,7 +105,7 @@ def _first_run(formulation: Formulation, direction: Direction, exact: Results) -
             seconds, results = run()
             return Check(seconds, group_errors(results, exact))
         with saved_bytes(formulation.parameters) as saved:
-            (seconds, results), peak = peak_growth(run)
+            (seconds, results), peak = peak_growth(run, device)
         return Check(seconds, group_errors(results, exact), saved=saved.total, peak=peak)
     except RuntimeError as error:
         summary = str(error).strip() or type(error).__name__
@@ -116,19 +118,33 @@ def _verdict(check: Check, stock: Mapping[str, GroupError]) -> Verdict | None:
     return judge(check.errors, stock)
 
 
-def time_sides(case: Case, direction: Direction, checks: Mapping[str, Check], *, quick: bool) -> dict[str, Samples]:
-    """Interleaved samples of the floor and of every side whose result is right."""
+def time_sides(case: Case, direction: Direction, checks: dict[str, Check], settings: Settings) -> dict[str, Samples]:
+    """Interleaved samples of the floor and of every side whose result is right; on request of their CUDA graphs."""
     sides: dict[str, Callable[[], object]] = {FLOOR: case.floors[direction]}
     for side, check in checks.items():
         if check.right:
             sides[side] = partial(case.formulations[side].run, direction)
+    if settings.graph:
+        sides = _graphs(sides, checks)
+    watch, device = stopwatch(settings.device), settings.device
     estimates = {}
     for side, run in sides.items():
-        first = checks[side].seconds if side in checks else 0.0
-        estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP)
-    seconds = case.seconds[direction] / (4 if quick else 1)
-    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if quick else 4)
-    return interleave(sides, schedule, limit=2 * schedule.seconds(estimates), before=evict)
+        first = checks[side].seconds if side in checks and device == "cpu" else 0.0
+        estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP, watch)
+    seconds = case.seconds[direction] / (4 if settings.quick else 1)
+    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if settings.quick else 4)
+    limit = 2 * schedule.seconds(estimates) if device == "cpu" else math.inf
+    return interleave(sides, schedule, limit=limit, before=partial(evict, device), stopwatch=watch)
+
+
+def _graphs(sides: Mapping[str, Run], checks: dict[str, Check]) -> dict[str, Run]:
+    found = {}
+    for side, run in sides.items():
+        try:
+            found[side] = graphed(run)
+        except RuntimeError as error:
+            checks[side] = Check(failure=f"no CUDA graph: {str(error).strip().splitlines()[0]}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -148,16 +164,22 @@ class _Context:
         speedup = self._ratio(side, OURS)
         cost = total(case.costs[self.direction])
         errors = [error.relative for error in check.errors.values()]
+        name = key(case.name, self.direction, case.variant)
         return Row(
+            key=name,
             case=case.name,
             operation=case.operation,
             backend=side,
             direction=self.direction,
-            dtype=self.settings.dtype,
-            layout="channels_last",
-            size=self.size,
+            device=self.settings.device,
+            dtype=case.variant.dtype,
+            layout=case.variant.layout,
+            size=case.size or self.size,
             shape=case.shape,
-            kernel=case.kernel,
+            kernel=case.variant.kernel,
+            grids=case.variant.grids,
+            cache="cold",
+            timing=_timing(self.settings),
             status=status,
             note=note,
             runs=own.runs if own else 0,
@@ -168,6 +190,8 @@ class _Context:
             over_floor_p20=floor.p20 if floor else None,
             over_floor_p80=floor.p80 if floor else None,
             speedup=speedup.median if speedup else None,
+            speedup_p20=speedup.p20 if speedup else None,
+            speedup_p80=speedup.p80 if speedup else None,
             noise=speedup.noise if speedup and side != OURS else None,
             bytes=cost.bytes,
             flops=cost.flops,
@@ -176,13 +200,19 @@ class _Context:
             error_ratio=check.verdict.ratio if check.verdict else None,
             saved_bytes=check.saved,
             peak_bytes=check.peak,
-            reproduce=self.settings.command(case.name),
+            reproduce=self.settings.command(name),
         )
 
     def _ratio(self, numerator: str, denominator: str) -> Ratio | None:
         if numerator not in self.samples or denominator not in self.samples:
             return None
         return ratio(self.samples[numerator], self.samples[denominator])
+
+
+def _timing(settings: Settings) -> Timing:
+    if settings.device == "cpu":
+        return "clock"
+    return "graph" if settings.graph else "events"
 
 
 def _status(check: Check) -> tuple[Status, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 DTYPES = ("float32", "bfloat16", "float16")
+SUITES = ("default", "ci", "full", "all")
+DEVICES = ("cpu", "cuda")
 SMALLEST_SIZE, LARGEST_SIZE = 64, 2048
 SEED = 0
 
@@ -35,11 +38,16 @@ class Settings:
         backbone: name of a ResNet of torchvision.
         weights: state dict for the backbone; None for seeded random weights.
         stride_in_1x1: the weights expect the stride of a bottleneck in its first 1x1 convolution (MSRA, Detectron).
-        dtype: of maps and parameters, by name.
+        suite: which cases: "default", "ci", "full" or "all" (`zigzag.bench.registry`).
+        dtype: of maps and parameters, by name; None for what the suite has.
+        batch: N; the photograph, so often.
+        device: where: cpu or cuda.
+        graph: on a GPU, time each side as one CUDA graph.
         threads: for torch.
-        only: substring that a case's name must contain; "" for all.
+        only: words of the keys that are measured; "" for all.
         quick: fewer repetitions, 3x3 region kernel only, no sweep over sizes and grids.
         compiled: also measure torch.compile of the eager version.
+        store: folder in which the rows are kept by device and commit; None for none.
         out: folder for the rows, the report and the picture.
     """
 
@@ -48,11 +56,16 @@ class Settings:
     backbone: str = "resnet50"
     weights: Path | None = None
     stride_in_1x1: bool = False
-    dtype: str = "float32"
+    suite: str = "default"
+    dtype: str | None = None
+    batch: int = 1
+    device: str = "cpu"
+    graph: bool = False
     threads: int = 1
     only: str = ""
     quick: bool = False
     compiled: bool = False
+    store: Path | None = None
     out: Path = Path("bench-results")
 
     def __post_init__(self) -> None:
@@ -60,8 +73,17 @@ class Settings:
             raise BenchError(f"--size must be {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {self.size}")
         if self.threads < 1:
             raise BenchError(f"--threads must be 1 or more, got {self.threads}")
-        if self.dtype not in DTYPES:
-            raise BenchError(f"--dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.batch < 1:
+            raise BenchError(f"--batch must be 1 or more, got {self.batch}")
+        for option, value, allowed in (
+            ("--dtype", self.dtype or DTYPES[0], DTYPES),
+            ("--suite", self.suite, SUITES),
+            ("--device", self.device, DEVICES),
+        ):
+            if value not in allowed:
+                raise BenchError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
+        if self.graph and self.device != "cuda":
+            raise BenchError("--graph is for a GPU: it needs --device cuda")
         for option, path in (("--image", self.image), ("--weights", self.weights)):
             if path is not None and not path.is_file():
                 raise BenchError(f"{option}: there is no file {str(path)!r}")
@@ -73,19 +95,37 @@ class Settings:
         """Sizes of the region kernel to measure."""
         return (3,) if self.quick else (3, 1)
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether the run sweeps over sizes and grids."""
+        return self.suite in ("default", "full") and not self.quick and not self.only
+
     def command(self, only: str | None = None) -> str:
-        """The command line that measures this again, or only the named case of it."""
-        words = ["zigzag bench", f"--size {self.size}", f"--threads {self.threads}", f"--dtype {self.dtype}"]
+        """The command line that measures this again, or only what ``only`` names: a row's key."""
+        words = ["zigzag bench", f"--size {self.size}", f"--threads {self.threads}"]
+        for option, value, default in (
+            ("--suite", self.suite, "default" if only is None else self.suite),
+            ("--dtype", self.dtype, None if only is None else self.dtype),
+            ("--batch", self.batch, 1),
+            ("--device", self.device, "cpu"),
+        ):
+            if value != default:
+                words.append(f"{option} {value}")
         if self.image is not None:
             words.append(f"--image {self.image}")
         if self.backbone != "resnet50":
             words.append(f"--backbone {self.backbone}")
         if self.weights is not None:
             words.append(f"--weights {self.weights}")
-        flags = {"--stride-in-1x1": self.stride_in_1x1, "--quick": self.quick, "--compile": self.compiled}
+        flags = {
+            "--stride-in-1x1": self.stride_in_1x1,
+            "--quick": self.quick,
+            "--compile": self.compiled,
+            "--graph": self.graph,
+        }
         words += [flag for flag, given in flags.items() if given]
         chosen = self.only if only is None else only
-        return " ".join([*words, f"--filter {chosen}"] if chosen else words)
+        return " ".join([*words, f"--filter {shlex.quote(chosen)}"] if chosen else words)
 
 
 def available_threads() -> int:

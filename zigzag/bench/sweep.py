@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor
-
 from zigzag.bench import neck, operations
 from zigzag.bench.ceilings import Ceilings
+from zigzag.bench.prepare import Source
 from zigzag.bench.rows import Row
 from zigzag.bench.runner import Tell, measure
 from zigzag.bench.settings import SMALLEST_SIZE, Settings
@@ -39,14 +37,12 @@ class Point:
     row: Row
 
 
-def sizes(
-    work: Workload, pyramid: Callable[[int], Sequence[Tensor]], settings: Settings, ceilings: Ceilings, tell: Tell
-) -> list[Point]:
-    """The neck's forward pass on smaller crops of the photograph; ``pyramid`` gives the backbone's maps for a size."""
+def sizes(work: Workload, source: Source, settings: Settings, ceilings: Ceilings, tell: Tell) -> list[Point]:
+    """The neck's forward pass on smaller crops of the photograph."""
     points = []
     for share in SHARES:
         size = max(SMALLEST_SIZE, round(settings.size * share))
-        smaller = Workload(pyramid(size), work.neck, compiled=False)
+        smaller = Workload(source.maps(size, work.variant), work.neck)
         case = _briefly(neck.fuse(smaller), _NECK_SECONDS)
         tell(f"sweep over the image size: {size}")
         points += [Point("size", size, row) for row in measure(case, ["forward"], settings, ceilings, size, _silent)]

@@ -14,11 +14,14 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
 Run = Callable[[], object]
 Clock = Callable[[], float]
+Stopwatch = Callable[[Run], tuple[float, object]]
+"""Seconds that one call took, and what it returned."""
 
 _STABLE = 0.1
 """Warm-up ends when two runs in a row differ by less than this share."""
@@ -96,14 +99,14 @@ def timed(run: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[float
     return clock() - start, result
 
 
-def warm_up(run: Run, seconds: float, clock: Clock = time.perf_counter) -> float:
+def warm_up(run: Run, seconds: float, stopwatch: Stopwatch = timed) -> float:
     """Run until two times in a row agree within a tenth, or ``seconds`` are spent; the last time, in seconds."""
-    last, _ = timed(run, clock)
+    last, _ = stopwatch(run)
     spent = last
     for _ in range(_MOST_WARM_UPS):
         if spent >= seconds:
             break
-        now, _ = timed(run, clock)
+        now, _ = stopwatch(run)
         spent += now
         stable = abs(now - last) <= _STABLE * max(now, last)
         last = now
@@ -157,6 +160,7 @@ def interleave(
     limit: float = math.inf,
     clock: Clock = time.perf_counter,
     before: Run | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> dict[str, Samples]:
     """Time all sides in the same rounds, forwards and backwards through the list in turn.
 
@@ -166,11 +170,12 @@ def interleave(
         limit: seconds after which no further round begins, for a machine that turns out slower than estimated.
         clock: monotonic seconds.
         before: called ahead of every run, not timed.
+        stopwatch: what times a run; None for the clock.
 
     Returns:
         The samples of every side: one or more each, for all sides run in the first round.
     """
-    start = clock()
+    start, stopwatch = clock(), stopwatch or partial(timed, clock=clock)
     seconds: dict[str, dict[int, float]] = {name: {} for name in sides}
     collecting = gc.isenabled()
     gc.disable()
@@ -183,7 +188,7 @@ def interleave(
                 if number % schedule.strides[name] == 0:
                     if before is not None:
                         before()
-                    seconds[name][number], _ = timed(sides[name], clock)
+                    seconds[name][number], _ = stopwatch(sides[name])
     finally:
         if collecting:
             gc.enable()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,14 +19,44 @@ from zigzag.config import NeckConfig
 
 Direction = Literal["forward", "forward+backward"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
+Layout = Literal["channels_last", "contiguous"]
+LAYOUTS: tuple[Layout, ...] = ("channels_last", "contiguous")
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+Grids = tuple[int, ...]
 
 OURS = "zigzag"
 EAGER = "eager"
 COMPILED = "compiled"
 COMMUTED = "commuted"
 FLOOR = "floor"
-SIDES = (OURS, EAGER, COMPILED, COMMUTED, FLOOR)
+FUSED = ("triton", "cuda")
+"""Backends that are sides of their own where they run: `OURS` is the default of them."""
+SIDES = (OURS, *FUSED, EAGER, COMPILED, COMMUTED, FLOOR)
 """All sides of a comparison, in the order of the tables."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a case is measured.
+
+    Attributes:
+        kernel: size of the region kernel; None where it plays no part.
+        dtype: of maps and parameters, by name.
+        layout: of maps.
+        grids: K of every region grid; () where they play no part.
+    """
+
+    kernel: int | None
+    dtype: str
+    layout: Layout
+    grids: Grids
+
+
+def key(name: str, direction: Direction, variant: Variant) -> str:
+    """What a row measures, in words that ``--filter`` understands; with the side, a row's name."""
+    kernel = [f"{variant.kernel}x{variant.kernel}"] if variant.kernel else []
+    grids = ["K=" + ",".join(map(str, variant.grids))] if variant.grids else []
+    return " ".join([name, *kernel, direction, variant.dtype, variant.layout, *grids])
 
 
 @dataclass(frozen=True)
@@ -61,6 +91,15 @@ class Formulation:
         }
         return {name: tensors for name, tensors in groups.items() if tensors}
 
+    def under(self, backend: str) -> Formulation:
+        """The same by another backend of zigzag's operations."""
+
+        def call(maps: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+            with zigzag.use_backend(backend):
+                return self.call(maps, parameters)
+
+        return replace(self, call=call)
+
     def double(self) -> Formulation:
         """The same in float64, on the same values."""
         return Formulation(
@@ -79,7 +118,7 @@ class Case:
     Attributes:
         name: such as "dense_pathway.level1".
         operation: the public function or method that it measures.
-        kernel: size of the region kernel; None where there is none.
+        variant: how it is measured.
         shape: sizes, for the reader.
         formulations: by side; `OURS` is the default backend.
         stock: by group of outputs the side whose error is stock PyTorch's.
@@ -89,11 +128,12 @@ class Case:
         seconds: share of the time budget, by direction.
         checking: surrounds the float64 results and the checks for a direction, to put parameters into a state in which
             rounding cannot decide a ReLU: on which side of 0 it falls is no error of a gradient.
+        size: of the photograph's crop, where it is not the run's.
     """
 
     name: str
     operation: str
-    kernel: int | None
+    variant: Variant
     shape: str
     formulations: Mapping[str, Formulation]
     stock: Mapping[str, str]
@@ -102,24 +142,42 @@ class Case:
     floors: Mapping[Direction, Callable[[], object]]
     seconds: Mapping[Direction, float]
     checking: Callable[[Direction], AbstractContextManager[None]] = lambda _: nullcontext()
+    size: int | None = None
 
 
 class Workload:
-    """The maps and the neck that the cases of one region kernel size share.
+    """The maps and the neck that the cases of one variant share.
 
     Args:
-        features: backbone maps (N, C_i, H_i, W_i), finest first; what is measured is in their dtype and layout.
+        features: backbone maps (N, C_i, H_i, W_i), finest first; what is measured is in their dtype, layout and device.
         neck: as `build_neck` makes it.
         compiled: also build the compiled sides.
+        images: (N, 3, H, W), normalised, for the cases of whole models.
     """
 
-    def __init__(self, features: Sequence[Tensor], neck: zigzag.nn.ZigZagNeck, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        features: Sequence[Tensor],
+        neck: zigzag.nn.ZigZagNeck,
+        *,
+        compiled: bool = False,
+        images: Tensor | None = None,
+    ) -> None:
         self.features = [feature.detach() for feature in features]
         self.neck = neck
         self.config: NeckConfig = neck.config
         self.compiled = compiled
+        self.images = images
         self.dtype = features[0].dtype
+        self.device = features[0].device
+        channels_last = features[0].is_contiguous(memory_format=torch.channels_last)
+        self.layout: Layout = "channels_last" if channels_last else "contiguous"
         self._generator = torch.Generator().manual_seed(SEED)
+
+    @property
+    def variant(self) -> Variant:
+        """How its cases are measured."""
+        return Variant(self.kernel, str(self.dtype).removeprefix("torch."), self.layout, self.config.grids)
 
     @property
     def kernel(self) -> int:
@@ -158,16 +216,18 @@ class Workload:
         return maps
 
     def noise(self, *shape: int, scale: float = 1.0) -> Tensor:
-        """Seeded normal values in the maps' dtype, a leaf of autograd; 4-D ones in channels_last."""
-        values = (torch.randn(shape, generator=self._generator) * scale).to(self.dtype)
-        return leaf(values.to(memory_format=torch.channels_last) if values.dim() == 4 else values)
+        """Seeded normal values in the maps' dtype, a leaf of autograd; 4-D ones in their layout."""
+        values = (torch.randn(shape, generator=self._generator) * scale).to(self.device, self.dtype)
+        return leaf(values.to(memory_format=FORMATS[self.layout]) if values.dim() == 4 else values)
 
 
-def build_neck(features: Sequence[Tensor], kernel: int) -> zigzag.nn.ZigZagNeck:
-    """A seeded neck of the preset "stable" for these features, in their dtype, weights in channels_last."""
+def build_neck(features: Sequence[Tensor], kernel: int, **fields: Any) -> zigzag.nn.ZigZagNeck:
+    """A seeded neck of the preset "stable" for these features, in their dtype and layout; ``fields`` of its config."""
     torch.manual_seed(SEED)
-    neck = zigzag.nn.ZigZagNeck([feature.shape[1] for feature in features], kernel_size=kernel)
-    return neck.to(features[0].dtype).to(memory_format=torch.channels_last)
+    neck = zigzag.nn.ZigZagNeck([feature.shape[1] for feature in features], kernel_size=kernel, **fields)
+    channels_last = features[0].is_contiguous(memory_format=torch.channels_last)
+    format_ = torch.channels_last if channels_last else torch.contiguous_format
+    return neck.to(features[0].device, features[0].dtype).to(memory_format=format_)
 
 
 def leaf(values: Tensor) -> Tensor:

@@ -52,6 +52,11 @@ class Fusion(nn.Module):
             return mapped, None
         return mapped, region_context(mapped, norm=parts_of(self.norm), valid=valid)[1]
 
+    def whole(self, merged: Tensor, valid: Tensor | None) -> Tensor:
+        """P itself (N, C, H, W), norm and ReLU applied, for those who read it as it is: the heads."""
+        mapped, affine = self(merged, valid)
+        return cast(Tensor, dense_pathway(mapped, [], base_affine=affine, base_relu=True, valid=valid))
+
 
 class Step(nn.Module):
     """One level of one sweep: F = P + gain * the product of the contexts of the levels before it (Eqs. 1, 3).
@@ -277,12 +282,8 @@ class ZigZagNeck(nn.Module):
                 up, merged = sweep(stage.up, range(len(stage.up)), merged, other, sizes, dense=dense)  # Eqs. 3, 4
         if self.output is None:
             return list(merged[: self.config.given])
-        outputs = []
-        for fusion, x, own in zip(self.output, merged, sizes, strict=False):  # the finest that there are
-            mapped, affine = fusion(x, own)
-            output = dense_pathway(mapped, [], base_affine=affine, base_relu=True, valid=own)
-            outputs.append(cast(Tensor, output))
-        return outputs
+        fusions = cast(Iterable[Fusion], self.output)
+        return [fusion.whole(x, own) for fusion, x, own in zip(fusions, merged, sizes, strict=False)]  # the finest
 
 
 def _as_given(features: Maps, results: list[Tensor]) -> Maps:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zigzag.backends import select
+from zigzag.config import FEW_PIXELS
 from zigzag.ops.arguments import (
     accumulation_dtype,
     check_grids,
@@ -33,9 +34,6 @@ from zigzag.ops.registration import BackendOperation, Operation, Record, transfo
 
 Affine = tuple[Tensor, Tensor]
 Norm = tuple[Tensor, Tensor, int, float]
-
-FEW_PIXELS = 64
-"""Maps of at most so many pixels are summed in float64: the few values of a group are often close to each other."""
 
 
 def region_context(

@@ -1,10 +1,8 @@
-"""The report's plots, as SVG text whose colours are the page's CSS variables, so that they follow light and dark."""
+"""The plots of a benchmark: how much faster, how far above the floor, rooflines, sweeps, memory."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,69 +10,10 @@ from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.rows import Row
 from zigzag.bench.sweep import Point
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS
-
-# Matplotlib wants real colours while it draws: each stands for a variable of the page until the SVG is written.
-_VARIABLES = {
-    "#010101": "ink",
-    "#020202": "muted",
-    "#030303": "line",
-    "#040404": OURS,
-    "#050505": EAGER,
-    "#060606": COMPILED,
-    "#070707": COMMUTED,
-    "#080808": FLOOR,
-    "#090909": "panel",
-}
-_COLOUR = {name: colour for colour, name in _VARIABLES.items()}
-
-LABELS = {OURS: "zigzag", EAGER: "eager", COMPILED: "compiled", COMMUTED: "commuted", FLOOR: "floor"}
+from zigzag.report.draw import COLOUR, LABELS, figure_of, legend, responsive, round_ticks, svg
 
 
-def _figure(width: float = 8.0, height: float = 3.6, columns: int = 1) -> tuple[Any, Any]:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    ink, muted, line = _COLOUR["ink"], _COLOUR["muted"], _COLOUR["line"]
-    with mpl.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
-        axis.patch.set_alpha(0)
-        axis.tick_params(colors=muted, labelcolor=muted, length=0)
-        axis.xaxis.label.set_color(ink)
-        axis.yaxis.label.set_color(ink)
-        axis.title.set_color(ink)
-        axis.grid(color=line, linewidth=0.8)
-        axis.set_axisbelow(True)
-        for name, spine in axis.spines.items():
-            spine.set_color(line)
-            spine.set_visible(name in ("left", "bottom"))
-    return figure, axes if columns > 1 else axes[0]
-
-
-def _legend(axis: Any, **options: Any) -> None:
-    legend = axis.legend(frameon=False, **options)
-    for text in legend.get_texts():
-        text.set_color(_COLOUR["ink"])
-
-
-def _svg(figure: Any, name: str) -> str:
-    """The figure as an SVG element without size, with text as text, and with the page's colours."""
-    import matplotlib as mpl
-
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{name}"', text, count=1)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{variable})")
-    return re.sub(r"font: (\d+\w*px|[\d.]+px) [^;\"]*", r"font: \1 var(--font)", text)
-
-
+@responsive
 def speedups(rows: Sequence[Row]) -> str:
     """Bars: how many times faster ours is than each stock version, for every case that was timed."""
     chosen = [row for row in rows if row.backend in (EAGER, COMPILED, COMMUTED) and row.speedup]
@@ -82,12 +21,12 @@ def speedups(rows: Sequence[Row]) -> str:
         return ""
     sides = [side for side in (EAGER, COMPILED, COMMUTED) if any(row.backend == side for row in chosen)]
     groups = _groups(chosen)
-    figure, axis = _figure(8, 0.9 + 0.21 * (len(chosen) + len(groups)))
+    figure, axis = figure_of(0.9 + 0.21 * (len(chosen) + len(groups)))
     places, top = [], 0.0
     for members in groups.values():
         for offset, row in enumerate(members):
             times = row.speedup or 0.0
-            axis.barh(top + offset, times - 1, 0.86, left=1, color=_COLOUR[row.backend])
+            axis.barh(top + offset, times - 1, 0.86, left=1, color=COLOUR[row.backend])
             text = f"{times:.3g}×" + (" (noise)" if row.noise else "")
             at, shift = (times, 4) if times >= 1 else (1, 4)
             axis.annotate(
@@ -97,72 +36,64 @@ def speedups(rows: Sequence[Row]) -> str:
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
-                color=_COLOUR["ink"],
+                color=COLOUR["ink"],
             )
         places.append(top + (len(members) - 1) / 2)
         top += len(members) + 0.8
-    axis.axvline(1, color=_COLOUR[OURS], linewidth=1.6)
+    axis.axvline(1, color=COLOUR[OURS], linewidth=1.6)
     axis.set_yticks(places, groups)
     axis.set_ylim(top - 0.8, -0.8)
     _ratio_axis(axis, [row.speedup or 1.0 for row in chosen])
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("time of stock PyTorch / time of zigzag")
     for side in sides:
-        axis.barh(places[0], 0, color=_COLOUR[side], label=LABELS[side])
-    _legend(axis, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    return _svg(figure, "Speedups")
+        axis.barh(places[0], 0, color=COLOUR[side], label=LABELS[side])
+    legend(axis, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    return svg(figure, "Speedups")
 
 
+@responsive
 def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) -> str:
     """Dots: time over the floor's for every side, with the target where there is one."""
     chosen = [row for row in rows if row.backend != FLOOR and row.over_floor]
     if not chosen:
         return ""
     groups = _groups(chosen)
-    figure, axis = _figure(8, 0.9 + 0.32 * len(groups))
+    figure, axis = figure_of(0.9 + 0.32 * len(groups))
     for position, members in enumerate(groups.values()):
         for row in members:
-            colour = _COLOUR[row.backend]
+            colour = COLOUR[row.backend]
             axis.plot([row.over_floor_p20, row.over_floor_p80], [position] * 2, color=colour, linewidth=2.5)
             axis.plot([row.over_floor], [position], "o", color=colour, markersize=8 if row.backend == OURS else 6)
         target = targets.get((members[0].case, members[0].direction))
         if target:
-            axis.plot([target] * 2, [position - 0.34, position + 0.34], color=_COLOUR["ink"], linewidth=1.8)
-    axis.axvline(1, color=_COLOUR[FLOOR], linewidth=1.4)
+            axis.plot([target] * 2, [position - 0.34, position + 0.34], color=COLOUR["ink"], linewidth=1.8)
+    axis.axvline(1, color=COLOUR[FLOOR], linewidth=1.4)
     axis.set_yticks(range(len(groups)), groups)
     axis.set_ylim(len(groups) - 0.4, -0.6)
     _ratio_axis(axis, [row.over_floor or 1.0 for row in chosen])
     axis.set_xlabel("time / time of the floor (bar: the target; line at 1: the floor)")
     for side in (OURS, EAGER, COMPILED, COMMUTED):
         if any(row.backend == side for row in chosen):
-            axis.plot([], [], "o", color=_COLOUR[side], label=LABELS[side])
-    _legend(axis, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
-    return _svg(figure, "Time over the floor")
+            axis.plot([], [], "o", color=COLOUR[side], label=LABELS[side])
+    legend(axis, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    return svg(figure, "Time over the floor")
 
 
 def _ratio_axis(axis: Any, ratios: Sequence[float]) -> None:
     """A logarithmic x axis around 1."""
     axis.set_xscale("log")
     axis.set_xlim(min(*ratios, 1.0) / 1.25, max(*ratios, 1.0) * 1.5)
-    _round_ticks(axis.xaxis, "×")
+    round_ticks(axis.xaxis, "×")
 
 
-def _round_ticks(axis: Any, unit: str = "") -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, or at the powers alone where they are many."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(10, (1.0,) if high / low > 3e3 else (1.0, 2.0, 5.0)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
-
-
+@responsive
 def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
     """Attained flop/s over arithmetic intensity, under the ceilings measured in the same run."""
     chosen = [row for row in rows if row.median and row.backend in (OURS, EAGER) and row.direction == "forward"]
     if not chosen:
         return ""
-    figure, axis = _figure(8, 4.4)
+    figure, axis = figure_of(4.4)
     intensities = [row.flops / row.bytes for row in chosen]
     low, high = min(intensities) / 2, max(*intensities, 10.0) * 4
     steps = [low * (high / low) ** (i / 99) for i in range(100)]
@@ -170,53 +101,55 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
         bandwidth = ceilings.bandwidth(footprint)
         roof = [min(x * bandwidth, ceilings.arithmetic) / 1e9 for x in steps]
         label = f"{bandwidth / 1e9:.0f} GB/s ({footprint >> 20} MiB), {ceilings.arithmetic / 1e9:.0f} Gflop/s"
-        axis.plot(steps, roof, style, color=_COLOUR["ink"], linewidth=1.4, label=label)
+        axis.plot(steps, roof, style, color=COLOUR["ink"], linewidth=1.4, label=label)
     for name, members in _groups(chosen).items():
         attained = {row.backend: row.flops / (row.median or math.inf) / 1e9 for row in members}
         x = members[0].flops / members[0].bytes
-        axis.plot([x] * len(attained), list(attained.values()), color=_COLOUR["line"], linewidth=1.4, zorder=1)
+        axis.plot([x] * len(attained), list(attained.values()), color=COLOUR["line"], linewidth=1.4, zorder=1)
         small = members[0].kernel == 1
         for side, y in attained.items():
-            axis.plot(x, y, "o", color=_COLOUR[side], markersize=8, markerfacecolor="none" if small else _COLOUR[side])
+            axis.plot(x, y, "o", color=COLOUR[side], markersize=8, markerfacecolor="none" if small else COLOUR[side])
         if OURS in attained and not small:
             place, text = (x, attained[OURS]), name.removesuffix(", fwd")
-            axis.annotate(text, place, (8, -4), textcoords="offset points", fontsize=8, color=_COLOUR["muted"])
+            axis.annotate(text, place, (8, -4), textcoords="offset points", fontsize=8, color=COLOUR["muted"])
     for side in (OURS, EAGER):
-        axis.plot([], [], "o", color=_COLOUR[side], label=f"{LABELS[side]} (open: 1x1 region kernel)")
+        axis.plot([], [], "o", color=COLOUR[side], label=f"{LABELS[side]} (open: 1x1 region kernel)")
     axis.set_xscale("log")
     axis.set_yscale("log")
-    _round_ticks(axis.xaxis)
-    _round_ticks(axis.yaxis)
+    round_ticks(axis.xaxis)
+    round_ticks(axis.yaxis)
     axis.set_xlabel("arithmetic intensity of the work, flop per byte (forward passes)")
     axis.set_ylabel("Gflop/s")
-    _legend(axis, loc="lower right", fontsize=9)
-    return _svg(figure, "Roofline")
+    legend(axis, loc="lower right", fontsize=9)
+    return svg(figure, "Roofline")
 
 
+@responsive
 def against_size(points: Sequence[Point]) -> str:
     """Time of the neck's forward pass over the pixels of the image."""
     chosen = [point for point in points if point.axis == "size" and point.row.median]
     if not chosen:
         return ""
-    figure, axis = _figure(8, 3.8)
+    figure, axis = figure_of(3.8)
     for side in (EAGER, COMMUTED, OURS, FLOOR):
         mine = [point for point in chosen if point.row.backend == side]
         pixels, seconds = [point.value**2 / 1e3 for point in mine], [point.row.median for point in mine]
-        axis.plot(pixels, seconds, "o-", color=_COLOUR[side], label=LABELS[side])
+        axis.plot(pixels, seconds, "o-", color=COLOUR[side], label=LABELS[side])
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("thousand pixels of the image")
     axis.set_ylabel("seconds, neck forward")
-    _legend(axis)
-    return _svg(figure, "Time against image size")
+    legend(axis)
+    return svg(figure, "Time against image size")
 
 
+@responsive
 def against_grids(points: Sequence[Point]) -> str:
     """Time of the two large operations over the number of grids, and over K of a single grid."""
     chosen = [point for point in points if point.axis != "size" and point.row.median]
     if not chosen:
         return ""
-    figure, axes = _figure(8, 3.4, columns=2)
+    figure, axes = figure_of(3.4, columns=2)
     lines = (
         ("region_stats", OURS, "o-", "region_stats"),
         ("dense_pathway", OURS, "s--", "dense_pathway"),
@@ -226,37 +159,33 @@ def against_grids(points: Sequence[Point]) -> str:
         for operation, side, style, label in lines:
             mine = [p for p in chosen if (p.axis, p.row.operation, p.row.backend) == (varied, operation, side)]
             times = [1e3 * (point.row.median or math.nan) for point in mine]
-            axis.plot([point.value for point in mine], times, style, color=_COLOUR[side], label=label)
+            axis.plot([point.value for point in mine], times, style, color=COLOUR[side], label=label)
         axis.set_xticks(sorted({point.value for point in chosen if point.axis == varied}))
         axis.set_yscale("log")
     slowest, fastest = max(axis.get_ylim()[1] for axis in axes), min(axis.get_ylim()[0] for axis in axes)
     for axis in axes:
         axis.set_ylim(fastest, slowest)
-        _round_ticks(axis.yaxis)
+        round_ticks(axis.yaxis)
     axes[0].set_xlabel("number of grids (of 3, 5, 7, 9)")
     axes[1].set_xlabel("K of a single grid of K x K cells")
     axes[0].set_ylabel("milliseconds, level 1")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        labelcolor=_COLOUR["ink"],
-    )
-    return _svg(figure, "Time against the grids")
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend(figure, handles=handles, labels=labels, loc="outside upper left", ncols=3)
+    return svg(figure, "Time against the grids")
 
 
+@responsive
 def memory(rows: Sequence[Row]) -> str:
     """Bars: what autograd saves in the neck's forward pass, and how far the process grows in a training step."""
     chosen = [row for row in rows if row.case == "neck.fuse" and row.saved_bytes is not None]
     if not chosen:
         return ""
-    figure, axis = _figure(8, 0.9 + 0.3 * len(chosen))
+    figure, axis = figure_of(0.9 + 0.3 * len(chosen))
     places, top = [], 0.0
     for members in _groups(chosen).values():
         for row in members:
-            axis.barh(top, (row.peak_bytes or 0) / 2**20, 0.8, color=_COLOUR[row.backend], alpha=0.35)
-            axis.barh(top, (row.saved_bytes or 0) / 2**20, 0.8, color=_COLOUR[row.backend])
+            axis.barh(top, (row.peak_bytes or 0) / 2**20, 0.8, color=COLOUR[row.backend], alpha=0.35)
+            axis.barh(top, (row.saved_bytes or 0) / 2**20, 0.8, color=COLOUR[row.backend])
             places.append((top, f"{LABELS[row.backend]}, {row.kernel}x{row.kernel}"))
             top += 1
         top += 0.5
@@ -264,7 +193,7 @@ def memory(rows: Sequence[Row]) -> str:
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("MiB saved by autograd (solid); growth of the process in a training step (light)")
-    return _svg(figure, "Memory")
+    return svg(figure, "Memory")
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:

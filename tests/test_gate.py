@@ -1,0 +1,190 @@
+"""The gate: a planted slowdown fails it, noise does not; its processes, its baseline build, its exit status."""
+
+import importlib.util
+import math
+import random
+import shutil
+import subprocess
+
+import pytest
+
+from zigzag.bench import builds, gate, processes
+from zigzag.bench.settings import BenchError, Settings
+
+KEYS = [f"case{i} forward" for i in range(12)]
+
+
+class Simulated:
+    """Processes whose speeds are known: each has its luck, each round its noise, and some rounds are disturbed."""
+
+    def __init__(self, seed, slower=(), luck=0.01, noise=0.05, rounds=24):
+        self.random = random.Random(seed)  # noqa: S311 - noise, no secret
+        self.slower, self.luck, self.noise, self.rounds = dict(slower), luck, noise, rounds
+        self.asked = []
+
+    def __call__(self, keys):
+        self.asked.append(list(keys))
+        return {key: [self._process(key, side) for side in gate.SIDES] for key in keys or KEYS}
+
+    def _process(self, key, side):
+        speed = math.exp(self.random.gauss(0, self.luck))
+        if side == "this":
+            speed /= 1 + self.slower.get(key, 0)
+        disturbed = [self.random.uniform(0.3, 1) if self.random.random() < 0.05 else 1 for _ in range(self.rounds)]
+        return [speed * share * math.exp(self.random.gauss(0, self.noise)) for share in disturbed]
+
+
+def fell(simulated):
+    return [verdict.key for verdict in gate.judge(simulated) if verdict.fell]
+
+
+class TestJudge:
+    @pytest.mark.parametrize(("luck", "noise"), [(0.0, 0.0), (0.01, 0.05), (0.05, 0.1), (0.02, 0.3)])
+    def test_noise_passes(self, luck, noise):
+        assert [fell(Simulated(seed, luck=luck, noise=noise)) for seed in range(40)] == [[]] * 40
+
+    def test_a_slowdown_fails_and_is_named(self):
+        for seed in range(20):
+            assert fell(Simulated(seed, {KEYS[3]: 0.3})) == [KEYS[3]]
+            assert fell(Simulated(seed, dict.fromkeys(KEYS, 0.3))) == KEYS
+
+    def test_a_large_slowdown_is_seen_through_much_noise(self):
+        assert [fell(Simulated(seed, {KEYS[0]: 4.0}, luck=0.05, noise=0.2)) for seed in range(20)] == [[KEYS[0]]] * 20
+
+    def test_only_what_seems_to_have_fallen_is_measured_again(self):
+        simulated = Simulated(1, {KEYS[3]: 0.5}, luck=0.0, noise=0.01)
+        gate.judge(simulated)
+        assert simulated.asked == [[], [KEYS[3]], [KEYS[3]]]
+
+    def test_one_unlucky_process_is_no_slowdown(self):
+        def measure(keys):
+            unlucky = 1.0 if keys else 0.5
+            return {key: [[1.0] * 8, [1.0] * 8, [unlucky] * 8] for key in keys or KEYS[:1]}
+
+        (verdict,) = gate.judge(measure)
+        assert verdict.generations == gate.GENERATIONS
+        assert not verdict.fell
+
+    def test_faster_is_no_fall(self):
+        assert fell(Simulated(1, dict.fromkeys(KEYS, -0.5))) == []
+
+    def test_what_hits_all_sides_of_a_round_cancels(self):
+        drift = [0.2 + 0.1 * i for i in range(20)]
+        found = gate.change([drift, drift, [0.9 * speed for speed in drift]])
+        assert found.now == pytest.approx(math.log(0.9))
+        assert found.error == pytest.approx(0, abs=1e-9)
+        assert found.control == 0
+
+
+class TestRun:
+    @pytest.fixture(autouse=True)
+    def planted(self, monkeypatch, tmp_path):
+        """A baseline that needs no build."""
+        monkeypatch.setattr(builds, "build", lambda revision: (tmp_path, f"{revision:0<40}"))
+
+    @pytest.mark.parametrize(
+        ("slower", "status", "word"), [({}, 0, "passed"), ({KEYS[5]: 1.0}, 1, "FAILED: 1 of 12 fell")]
+    )
+    def test_the_exit_status_and_the_table(self, monkeypatch, capsys, slower, status, word):
+        simulated = Simulated(2, slower)
+        monkeypatch.setattr(gate, "measure_in_turns", lambda *arguments: simulated(arguments[-1]))
+        assert gate.run(Settings(suite="ci"), "abc") == status
+        shown = capsys.readouterr().out
+        assert word in shown
+        assert [line.split("  ")[-2].strip() for line in shown.splitlines() if line.endswith("FELL")] == list(slower)
+        assert all(key in shown for key in KEYS)
+
+    def test_the_baseline_is_the_stored_commit(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(builds, "ROOT", tmp_path)
+        with pytest.raises(BenchError, match=r"gate\.json' must hold the commit"):
+            gate.stored()
+        (tmp_path / gate.STORED).parent.mkdir(parents=True)
+        (tmp_path / gate.STORED).write_text('{"commit": "abc"}')
+        assert gate.stored() == "abc"
+
+
+class TestProcesses:
+    def test_builds_take_turns_in_alternating_order(self):
+        log = []
+
+        def one(name):
+            def round_(key):
+                log.append(name)
+                return 2.0, 1.0
+
+            return round_
+
+        speeds = processes._in_turns([one("a"), one("b")], "key")
+        assert "".join(log).startswith("ababbaab")
+        assert speeds == [[2.0] * processes.FEWEST] * 2
+
+    @pytest.mark.skipif(
+        any(importlib.util.find_spec(name) is None for name in ("matplotlib", "torchvision")),
+        reason="the benchmark's requirements are not installed: zigzag[bench]",
+    )
+    @pytest.mark.skipif(not (builds.ROOT / "csrc").exists(), reason="zigzag is not run from its source tree")
+    def test_two_processes_measure_for_real(self):
+        settings = Settings(suite="ci", size=64, only="region_norm forward", backbone="resnet18")
+        found = processes.measure_in_turns([builds.ROOT] * 2, settings, ())
+        assert list(found) == ["region_norm forward float32 channels_last K=3,5,7"]
+        (speeds,) = found.values()
+        assert len(speeds) == 2
+        assert all(len(each) >= processes.FEWEST and min(each) > 0 for each in speeds)
+
+    def test_a_process_that_fails_is_an_error_that_names_its_build(self, tmp_path):
+        (tmp_path / "zigzag").mkdir()
+        (tmp_path / "zigzag" / "__init__.py").write_text("raise ImportError('planted')")
+        with pytest.raises(BenchError, match=f"'{tmp_path}' ended with 1"):
+            processes.measure_in_turns([tmp_path], Settings(suite="ci"), ())
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+class TestBuilds:
+    @pytest.fixture
+    def checkout(self, monkeypatch, tmp_path):
+        """A repository with one commit, an unbuilt package's worth of files and a library beside them."""
+        monkeypatch.setattr(builds, "ROOT", tmp_path)
+        (tmp_path / "zigzag").mkdir()
+        (tmp_path / "zigzag" / "__init__.py").write_text("first = True\n")
+        (tmp_path / "csrc").mkdir()
+        (tmp_path / "csrc" / "kernel.cpp").write_text("")
+        self.git(tmp_path, "init", "-q")
+        self.git(tmp_path, "add", ".")
+        self.git(tmp_path, "commit", "-qm", "first")
+        (tmp_path / builds.LIBRARY).write_bytes(b"library")
+        return tmp_path
+
+    def git(self, folder, *words):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        subprocess.run(["git", "-C", folder, *identity, *words], check=True)
+
+    def test_the_same_sources_take_this_library(self, checkout):
+        (checkout / "zigzag" / "__init__.py").write_text("first = False\n")
+        folder, commit = builds.build("HEAD")
+        assert folder == checkout / "build" / "gate" / commit[:12]
+        assert (folder / "zigzag" / "__init__.py").read_text() == "first = True\n"
+        assert (folder / builds.LIBRARY).read_bytes() == b"library"
+
+    def test_other_sources_are_compiled_once(self, checkout, monkeypatch):
+        def compiled(folder):
+            log.append(folder)
+            (folder / "built.so").write_bytes(b"another")
+            return folder / "built.so"
+
+        log = []
+        monkeypatch.setattr(builds, "_compile", compiled)
+        (checkout / "csrc" / "kernel.cpp").write_text("changed")
+        for _ in range(2):
+            folder, _ = builds.build("HEAD")
+        assert log == [folder]
+        assert (folder / builds.LIBRARY).read_bytes() == b"another"
+
+    @pytest.mark.usefixtures("checkout")
+    def test_a_commit_that_is_not_there(self):
+        with pytest.raises(BenchError, match="--against 'nonsense' names no commit"):
+            builds.build("nonsense")
+
+    def test_nothing_built_here(self, checkout):
+        (checkout / builds.LIBRARY).unlink()
+        with pytest.raises(BenchError, match="run make build"):
+            builds.build("HEAD")

@@ -1,0 +1,47 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zigzag.bench.settings import BenchError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to instead of ``path``; it takes its place at the end of the block, and vanishes if that fails.
+
+    Raises:
+        BenchError: the file cannot be written.
+    """
+    temporary = path.parent / f".{os.getpid()}.{path.name}"
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise BenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
+    """The content of a JSON file that holds a ``kind`` of one ``schema``.
+
+    Raises:
+        BenchError: there is no such file, or something else is in it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BenchError(f"{str(path)!r} is no JSON file: {error}") from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        raise BenchError(f"{str(path)!r} must hold {kind} of schema {schema}, got schema {found!r}")
+    return content

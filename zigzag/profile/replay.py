@@ -1,0 +1,68 @@
+"""``zigzag replay``: a captured call by itself, for ncu, compute-sanitizer and a debugger."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+import zigzag
+from zigzag.bench.settings import BenchError
+from zigzag.bench.timing import Plan, interleave, timed
+from zigzag.profile import capture
+from zigzag.profile.ranges import named
+
+RANGE = "replay"
+"""Name of the range around the first run: ``ncu --nvtx --nvtx-include replay/`` sees nothing else."""
+
+
+def replay(path: Path, *, backend: str | None, runs: int) -> int:
+    """Run a captured call, compare its results with those that were captured, and print both.
+
+    Args:
+        path: the file.
+        backend: that runs it; None for the one that it was captured on.
+        runs: how often; all but the first are timed.
+
+    Returns:
+        The exit status: 0, or 1 if a result is not finite where the captured one is.
+
+    Raises:
+        BenchError: the file or the backend cannot be used.
+    """
+    if runs < 1:
+        raise BenchError(f"--runs must be 1 or more, got {runs}")
+    call = capture.load(path)
+    name = backend or call.backend
+    known = zigzag.backends()
+    if name not in known or name == "reference":
+        raise BenchError(f"--backend must be one of {', '.join(sorted(known.keys() - {'reference'}))}, got {name!r}")
+    if not known[name].available:
+        raise BenchError(f"backend {name!r} cannot run here: {known[name].reason}")
+    call = call.on(name, known[name].device or "cpu")
+    print(call)
+    seconds, results = _first(call)
+    same, difference = capture.differences(results, call.results)
+    print("results: those that were captured, bit for bit" if same else f"results: differ by {difference:.2g} (norms)")
+    print(f"first run {1e3 * seconds:.4g} ms")
+    if runs > 1:
+        samples = interleave({RANGE: lambda: _finished(call)}, Plan(runs - 1, {RANGE: 1}))[RANGE]
+        spread = f"p20-p80 {1e3 * samples.p20:.4g}-{1e3 * samples.p80:.4g}"
+        print(f"{samples.runs} more, warm: median {1e3 * samples.median:.4g} ms, {spread}")
+    return 0 if math.isfinite(difference) else 1
+
+
+def _first(call: capture.Call) -> tuple[float, list[torch.Tensor]]:
+    try:
+        with named(RANGE):
+            return timed(lambda: _finished(call))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise BenchError(f"the call cannot run: {str(error).strip().splitlines()[0]}") from error
+
+
+def _finished(call: capture.Call) -> list[torch.Tensor]:
+    results = call.run()
+    if any(result.is_cuda for result in results):
+        torch.cuda.synchronize()
+    return results
