@@ -21,11 +21,12 @@ MEASURING: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "report": (report.main, "what these have measured, as one page"),
 }
 TRAINING = {
-    "fit": "train a network for semantic segmentation",
+    "fit": "train a network for semantic or instance segmentation",
     "validate": "evaluate a network as validation while training does",
-    "test": "evaluate a network, with every scale, into tables and a contact sheet",
+    "test": "evaluate a network into tables and files",
     "predict": "draw what a network sees in photographs",
     "ablate": "train and evaluate a set of variants, into one table",
+    "evaluate": "score a file of results in COCO's format by pycocotools",
 }
 
 
@@ -43,13 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(words: list[str]) -> int:
     """Run a command of training; lightning and what it brings are imported here and nowhere before."""
     try:
-        from zigzag.tasks import ablate, cli
+        from zigzag.tasks import ablate, cli, coco_scores
     except ModuleNotFoundError as error:
         needs = f'{error.name} is not installed; training needs: pip install "zigzag[train]"'
         print(f"{PROGRAM} {words[0]}: error: {needs}", file=sys.stderr)
         return 2
+    run = {"ablate": ablate.main, "evaluate": coco_scores.main}.get(words[0], cli.main)
     try:
-        return ablate.main(words) if words[0] == "ablate" else cli.main(words)
+        return run(words)
     except KeyboardInterrupt:
         print(f"{PROGRAM} {words[0]}: interrupted", file=sys.stderr)
         return 130
