@@ -7,7 +7,7 @@
 #   make build      the compiled part alone, only what changed
 #   make lint       ruff and clang-format;   make format applies what they ask for
 #   make types      mypy --strict
-#   make sanitize   the tests of the cpu backend on a build with address and undefined-behaviour sanitizers (g++)
+#   make sanitize   the kernels' tests on builds with the address, undefined-behaviour and thread sanitizers (g++)
 #   make wheel      dist/*.whl;   make sdist: dist/*.tar.gz
 #   make test-wheel the tests on the wheel, by the Python that WITH names (its torch, pytest and hypothesis)
 #   make clean      forget builds and caches;   make distclean: .venv too
@@ -19,7 +19,7 @@ VENV ?= .venv
 TEST_ARGS ?=
 BENCH_ARGS ?=
 GATE_ARGS ?=
-SANITIZE_TESTS ?= -k "(cpu or cuda) and not compile and not emulation and not binary"
+SANITIZE_TESTS ?= -k "(cpu or cuda) and not compile and not emulation and not binary and not races"
 WITH ?= $(python)
 GPU_PYTHON ?= python3
 GPU_PARTS ?=
@@ -125,7 +125,18 @@ build/sanitize/_C.so: $(native_sources) $(stamps)/package
 	@$(VENV)/bin/cmake --build build/sanitize --target _C _C_emulated
 	@touch $@
 
-sanitize: build/sanitize/_C.so
+# Without torch, which the thread sanitizer cannot run: a module for numpy, which tests/test_races.py feeds.
+build/races/module: $(native_sources) $(wildcard tests/native/*) $(stamps)/package
+	@echo "==> Building the CUDA kernels for the thread sanitizer"
+	@$(VENV)/bin/cmake --log-level=NOTICE -S . -B build/races -G Ninja -DZIGZAG_SANITIZE=thread \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV))/bin/ninja -DPython_EXECUTABLE=$(abspath $(python)) \
+	  -DZIGZAG_TORCH_DIR=$$(echo $(abspath $(VENV))/lib/python3*/site-packages/torch)
+	@$(VENV)/bin/cmake --build build/races --target emulated
+	@touch $@
+
+sanitize: build/sanitize/_C.so build/races/module $(emulated)
+	@echo "==> Running the CUDA kernels under the thread sanitizer"
+	@$(python) -m pytest -n auto tests/test_races.py
 	@echo "==> Running the tests of the cpu backend and of the emulated CUDA kernels under address and undefined sanitizers"
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ZIGZAG_LIBRARY=$(abspath build/sanitize/_C.so) \

@@ -58,7 +58,7 @@ __device__ Lines make_lines(const Grids& grids, int64_t size, int* memory) {
     while (g + 1 < grids.count && line >= grids.first_line[g + 1]) ++g;
     const int64_t start = cell_start(line - grids.first_line[g], size, grids.size[g]);
     const int64_t end = cell_start(line - grids.first_line[g] + 1, size, grids.size[g]);
-    lines.start[line] = static_cast<int>(start), lines.end[line] = static_cast<int>(end);
+    if (other == 0) lines.start[line] = static_cast<int>(start), lines.end[line] = static_cast<int>(end);
     const bool empty = start == end;
     lines.first[i] = empty ? 0 : static_cast<int>(cell_of(start, size, grids.size[other]));
     lines.after[i] = empty ? 0 : static_cast<int>(cell_of(end - 1, size, grids.size[other])) + 1;
