@@ -380,16 +380,6 @@ CALLS = [
     neck,
     neck_forward,
 ]
-    region_stats,
-    region_codes,
-    region_norm,
-    dense_pathway,
-    region_context,
-    context_module,
-    neck,
-    neck_forward,
-    position_sensitive_pool,
-]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -119,6 +119,13 @@ def roi_bins(first: Tensor, last: Tensor, bins: int, stride: int, size: int | Te
     return starts.clamp(min=0).minimum(most), ends.clamp(min=0).minimum(most)
 
 
+def inside(valid: Tensor, height: int, width: int) -> Tensor:
+    """True where a pixel of a padded batch is its image's: (N, 1, height, width), from ``valid`` (N, 2)."""
+    rows = torch.arange(height, device=valid.device)[None, :, None] < valid[:, 0, None, None]
+    columns = torch.arange(width, device=valid.device)[None, None, :] < valid[:, 1, None, None]
+    return (rows & columns)[:, None]
+
+
 def crop_images(batch: Tensor, valid: Tensor) -> list[Tensor]:
     """Each image of a padded batch (N, C, H, W) alone: N views (1, C, h, w), with (h, w) from ``valid`` (N, 2)."""
     return [batch[n : n + 1, :, :h, :w] for n, (h, w) in enumerate(valid.tolist())]

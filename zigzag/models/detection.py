@@ -1,0 +1,258 @@
+"""What the detectors share: torchvision's interface, region proposals and RoIAlign, each image as if it were alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.rpn import (
+    AnchorGenerator,
+    RegionProposalNetwork,
+    RPNHead,
+    concat_box_prediction_layers,
+)
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops.poolers import LevelMapper
+
+from zigzag.geometry import inside, level_sizes
+from zigzag.models.backbones import BackboneConfig
+from zigzag.models.necks import NeckOptions
+from zigzag.models.pyramid import NAMES, STRIDES, Pyramid, Sizes, maps_of_images
+from zigzag.models.weights import IMAGE_DEVIATION, IMAGE_MEAN
+
+Target = dict[str, Tensor]
+Kind = Literal["mask_rcnn", "deformable_rcnn", "fcis"]
+RoILevels = Literal["box size", "sum"]
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """A detector; the defaults are torchvision's and, for the sizes, the paper's.
+
+    Attributes:
+        kind: "mask_rcnn", "deformable_rcnn" or "fcis".
+        backbone: what gives res2..res5.
+        neck: what fuses them.
+        roi_levels: the level that a region is pooled from: by "box size" (the paper; Lin et al., FPN, CVPR 2017), or
+            the "sum" over all levels (the authors' code).
+        shorter: side in pixels that images are resized to.
+        longer: greatest length of the other side, which a wide image is resized to instead.
+        anchor_sizes: side in pixels of the anchors of every level, each at ratios 1:2, 1:1 and 2:1.
+        proposals: regions kept of an image's proposals, in training and in evaluation.
+        regions: regions of an image that the heads train on, a quarter of them objects.
+        score_threshold: detections with a lower score are dropped.
+        nms_threshold: detections of a class that overlap a better one by more (IoU) are dropped.
+        detections: kept of an image, the best ones.
+    """
+
+    kind: Kind = "mask_rcnn"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    neck: NeckOptions = field(default_factory=NeckOptions)
+    roi_levels: RoILevels = "box size"
+    shorter: int = 800
+    longer: int = 1333
+    anchor_sizes: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512)
+    proposals: tuple[int, int] = (2000, 1000)
+    regions: int = 512
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    detections: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("shorter", "longer", "regions", "detections"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"network.{name} must be 1 or more, got {getattr(self, name)}")
+        if self.longer < self.shorter:
+            raise ValueError(f"network.longer must be at least shorter = {self.shorter}, got {self.longer}")
+        if len(self.anchor_sizes) != len(STRIDES) or min(self.anchor_sizes) < 1:
+            raise ValueError(f"network.anchor_sizes must be {len(STRIDES)} sizes >= 1, got {self.anchor_sizes}")
+        if len(self.proposals) != 2 or min(self.proposals) < 1:
+            raise ValueError(f"network.proposals must be two numbers >= 1, got {self.proposals}")
+        for name in ("score_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"network.{name} must be from 0 to 1, got {getattr(self, name)}")
+
+
+class Detector(GeneralizedRCNN):  # type: ignore[misc]
+    """torchvision's interface of a detector, on a `Pyramid`; an image's detections do not depend on its batch-mates.
+
+    Args:
+        pyramid: gives the maps.
+        roi_heads: called with the maps, the proposals (a tensor (n, 4) for every image), every image's own height and
+            width, and the targets or None; gives detections, a dict of boxes (n, 4), labels, scores and masks
+            (n, 1, m, m), probabilities over the box, for every image, and losses by name. Detections are empty in
+            training, and losses in evaluation.
+        config: sizes and thresholds.
+
+    Attributes:
+        backbone: the `Pyramid`.
+        transform, rpn, roi_heads: as torchvision's.
+    """
+
+    def __init__(self, pyramid: Pyramid, roi_heads: nn.Module, config: DetectorConfig) -> None:
+        transform = GeneralizedRCNNTransform(
+            config.shorter, config.longer, list(IMAGE_MEAN), list(IMAGE_DEVIATION), size_divisible=STRIDES[-1]
+        )
+        super().__init__(pyramid, _region_proposals(pyramid.out_channels, config), roi_heads, transform)
+
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
+        """Losses by name in training, detections in evaluation.
+
+        Args:
+            images: RGB (3, H, W) from 0 to 1, each of any size.
+            targets: for every image boxes (n, 4), x1, y1, x2, y2 in pixels, x1 < x2 and y1 < y2; labels (n,) int64
+                from 1; masks (n, H, W), 0 or 1. n may be 0. Needed in training.
+
+        Returns:
+            In training a dict of scalars. In evaluation for every image a dict of boxes (n, 4) in its pixels, labels
+            (n,), scores (n,), best first, and masks (n, 1, H, W), probabilities.
+
+        Raises:
+            TypeError, ValueError: images or targets; the message names the entry.
+        """
+        if self.training:
+            return self._run(images, _checked_targets(images, targets))[1]
+        found = self.detect(images)
+        for image, own in zip(images, found, strict=True):
+            own["masks"] = paste_masks_in_image(own["masks"], own["boxes"], tuple(image.shape[1:]))
+        return found
+
+    def detect(self, images: list[Tensor]) -> list[Target]:
+        """As `forward` in evaluation, but for the masks: (n, 1, m, m) over each box, not yet pasted into the image.
+
+        Raises:
+            TypeError, ValueError: images; the message names the entry.
+        """
+        detections, _ = self._run(images, None)
+        return detections
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Those that no ImageNet weights exist for: all but the backbone's."""
+        old = set(self.backbone.backbone.parameters())
+        return [parameter for parameter in self.parameters() if parameter not in old]
+
+    def _run(self, images: list[Tensor], targets: list[Target] | None) -> tuple[list[Target], dict[str, Tensor]]:
+        _check_images(images)
+        batch, targets = self.transform(images, targets)
+        maps = self.backbone(batch.tensors, batch.image_sizes)
+        proposals, losses = self.rpn(batch, maps, targets)
+        detections, own_losses = self.roi_heads(maps, proposals, batch.image_sizes, targets)
+        for image, size, found in zip(images, batch.image_sizes, detections, strict=not self.training):
+            found["boxes"] = resize_boxes(found["boxes"], size, image.shape[1:])
+        return detections, {**losses, **own_losses}
+
+
+class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]
+    """torchvision's region proposals, anchors outside an image left out: they neither propose nor train."""
+
+    def forward(
+        self, images: ImageList, features: Mapping[str, Tensor], targets: list[Target] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """As torchvision's: a tensor (n, 4) of boxes for every image, best first, and losses in training."""
+        maps = list(features.values())
+        objectness, deltas = self.head(maps)
+        anchors = self.anchor_generator(images, maps)
+        outside = _anchors_outside(images.image_sizes, objectness)
+        counts = [x[0].numel() for x in objectness]
+        objectness, deltas = concat_box_prediction_layers(objectness, deltas)
+        boxes = self.box_coder.decode(deltas.detach(), anchors).view(*outside.shape, 4)
+        boxes = boxes.masked_fill(outside[..., None], 0)  # empty, which the filter drops
+        ranked = objectness.detach().view(outside.shape).masked_fill(outside, -torch.inf)
+        proposals, _ = self.filter_proposals(boxes, ranked, images.image_sizes, counts)
+        if not self.training:
+            return proposals, {}
+        labels, matched = self.assign_targets_to_anchors(anchors, cast(list[Target], targets))
+        labels = [label.masked_fill(own, -1) for label, own in zip(labels, outside, strict=True)]
+        losses = self.compute_loss(objectness, deltas, labels, self.box_coder.encode(matched, anchors))
+        return proposals, dict(zip(("loss_objectness", "loss_rpn_box_reg"), losses, strict=True))
+
+
+class RoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
+    """torchvision's RoIAlign over levels, from every image's own maps; their scales do not depend on the images.
+
+    Args:
+        output_size: side of what is pooled.
+        levels: "box size" or "sum", as `DetectorConfig.roi_levels`.
+    """
+
+    def __init__(self, output_size: int, levels: RoILevels) -> None:
+        super().__init__(NAMES[:-1], output_size, sampling_ratio=2)
+        self.scales = [1 / stride for stride in STRIDES[:-1]]
+        self.map_levels = LevelMapper(2, 5)
+        self.levels = levels
+
+    def forward(self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sizes) -> Tensor:
+        """(n, C, size, size) for the boxes of all images, in pixels, one image's after the other."""
+        own = zip(maps_of_images(x, image_shapes), boxes, image_shapes, strict=True)
+        return torch.cat([self._of_image(maps, some, shape) for maps, some, shape in own])
+
+    def _of_image(self, maps: dict[str, Tensor], boxes: Tensor, shape: tuple[int, int]) -> Tensor:
+        if self.levels == "box size":
+            return cast(Tensor, super().forward(maps, [boxes], [shape]))
+        pooled = [
+            roi_align(maps[name], [boxes], self.output_size, scale, self.sampling_ratio)
+            for name, scale in zip(self.featmap_names, self.scales, strict=True)
+        ]
+        return cast(Tensor, sum(pooled))
+
+
+def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposals:
+    """With torchvision's thresholds."""
+    ratios = ((0.5, 1.0, 2.0),) * len(STRIDES)
+    anchors = AnchorGenerator(tuple((size,) for size in config.anchor_sizes), ratios)
+    kept = dict(zip(("training", "testing"), config.proposals, strict=True))
+    return RegionProposals(
+        anchors,
+        RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n=kept,
+        post_nms_top_n=kept,
+        nms_thresh=0.7,
+    )
+
+
+def _anchors_outside(image_sizes: Sizes, objectness: Sequence[Tensor]) -> Tensor:
+    """True for anchors at places outside their image: (N, anchors of all levels)."""
+    levels = []
+    for x, valid in zip(objectness, level_sizes(image_sizes, STRIDES, objectness[0].device), strict=True):
+        own = inside(valid, x.shape[2], x.shape[3])[:, 0, :, :, None]
+        levels.append(own.expand(-1, -1, -1, x.shape[1]).flatten(1))
+    return ~torch.cat(levels, 1)
+
+
+def _check_images(images: Sequence[Tensor]) -> None:
+    if not isinstance(images, list | tuple) or not images:
+        raise ValueError(f"images must be a list of one or more tensors (3, H, W), got {type(images).__name__} of none")
+    for n, image in enumerate(images):
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            got = image.dtype if isinstance(image, Tensor) else type(image).__name__
+            raise TypeError(f"images[{n}] must be a floating-point tensor, got {got}")
+        if image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise ValueError(f"images[{n}] must have the shape (3, H >= 1, W >= 1), got {tuple(image.shape)}")
+
+
+def _checked_targets(images: Sequence[Tensor], targets: list[Target] | None) -> list[Target]:
+    if targets is None or len(targets) != len(images):
+        got = "None" if targets is None else f"{len(targets)}"
+        raise ValueError(f"targets must hold a dict for each of {len(images)} images in training, got {got}")
+    for n, (image, target) in enumerate(zip(images, targets, strict=True)):
+        for name in ("boxes", "labels", "masks"):
+            if not isinstance(target.get(name), Tensor):
+                raise TypeError(f"targets[{n}][{name!r}] must be a tensor, got {type(target.get(name)).__name__}")
+        boxes, count = target["boxes"], len(target["labels"])
+        if boxes.shape != (count, 4) or target["masks"].shape != (count, *image.shape[1:]):
+            got = f"{tuple(boxes.shape)} and {tuple(target['masks'].shape)}"
+            expected = f"({count}, 4) and {(count, *image.shape[1:])}, as its labels and image"
+            raise ValueError(f"targets[{n}] must have boxes and masks of the shapes {expected}, got {got}")
+        flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+        if flat.any():
+            raise ValueError(f"targets[{n}]['boxes'] must have x1 < x2 and y1 < y2, got {boxes[flat][0].tolist()}")
+    return targets
