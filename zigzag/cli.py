@@ -11,9 +11,9 @@ from zigzag.bench.settings import DTYPES, BenchError, Settings, available_thread
 
 PROGRAM = "zigzag"
 TRAINING = {
-    "fit": "train a network for semantic segmentation",
+    "fit": "train a network for semantic or instance segmentation",
     "validate": "evaluate a network as validation while training does",
-    "test": "evaluate a network, with every scale, into tables and a contact sheet",
+    "test": "evaluate a network into tables and files",
     "predict": "draw what a network sees in photographs",
     "ablate": "train and evaluate a set of variants, into one table",
 }
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words and words[0] in TRAINING:
         return _train(words)
     options = _parser().parse_args(words)
+    if options.command == "evaluate":
+        return _evaluate(options)
     try:
         settings = _settings(options)
         hold_allocator(words)
@@ -50,6 +52,22 @@ def _train(words: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"{PROGRAM} {words[0]}: interrupted", file=sys.stderr)
         return 130
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """Score a file of results; pycocotools is imported here and nowhere before."""
+    try:
+        from zigzag.tasks import coco_scores
+    except ModuleNotFoundError as error:
+        needs = f'{error.name} is not installed; COCO needs: pip install "zigzag[train]"'
+        print(f"{PROGRAM} evaluate: error: {needs}", file=sys.stderr)
+        return 2
+    try:
+        print(coco_scores.evaluate_files(options.annotations, options.results, options.kind).table())
+    except ValueError as error:
+        print(f"{PROGRAM} evaluate: error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _bench(settings: Settings) -> int:
@@ -78,9 +96,13 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(PROGRAM, description="Fused kernels for ZigZagNet's feature-pyramid neck.")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for command, help_ in TRAINING.items():  # shown here, and parsed by zigzag.tasks
         commands.add_parser(command, help=help_, add_help=False)
+    evaluate = commands.add_parser("evaluate", help="score a file of results in COCO's format by pycocotools")
+    evaluate.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO's instances_SPLIT.json")
+    evaluate.add_argument("--results", type=Path, required=True, metavar="FILE", help="results of one kind")
+    evaluate.add_argument("--kind", choices=("bbox", "segm"), required=True, help="boxes or masks")
     bench = commands.add_parser(
         "bench",
         help="measure the operations and the neck against stock PyTorch, results checked first",

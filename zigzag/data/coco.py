@@ -1,7 +1,5 @@
 """COCO's instances as labels of VOC's 20 classes, for pre-training."""
 
-import contextlib
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from zigzag.data.annotations import read_annotations
 from zigzag.data.classes import COCO_NAMES, VOID, Colour
-from zigzag.data.source import DataError, Labels, image_size, read_image
+from zigzag.data.source import DataError, Labels, image_problems, read_image
 
 FEWEST_PIXELS = 1000
 """Of VOC's classes in an image that is used (Chen et al., DeepLab v2)."""
@@ -33,9 +32,7 @@ class CocoAsVoc:
 
     def __init__(self, images: Path, annotations: Path, classes: Sequence[str], colours: Sequence[Colour]) -> None:
         self.classes, self.colours, self._folder = classes, colours, images
-        if not annotations.is_file():
-            raise DataError(f"{annotations}: there is no such file")
-        self._coco = _read(annotations)
+        self._coco = read_annotations(annotations)
         own = {COCO_NAMES.get(entry["name"], entry["name"]): entry["id"] for entry in self._coco.dataset["categories"]}
         missing = [name for name in classes[1:] if name not in own]
         if missing:
@@ -69,16 +66,8 @@ class CocoAsVoc:
 
     def problems(self, index: int) -> Iterable[str]:
         """As `zigzag.data.source.Source.problems`: a missing or unreadable image, or one of another size."""
-        path, entry = self._path(index), self._entry(index)
-        if not path.is_file():
-            return [f"{path}: there is no such file"]
-        try:
-            width, height = image_size(path)
-        except DataError as error:
-            return [str(error)]
-        if (width, height) != (entry["width"], entry["height"]):
-            return [f"{path}: the image is {width} x {height}, annotated as {entry['width']} x {entry['height']}"]
-        return []
+        entry = self._entry(index)
+        return image_problems(self._path(index), entry["width"], entry["height"])
 
     def _entry(self, index: int) -> dict[str, Any]:
         entry: dict[str, Any] = self._coco.imgs[self._ids[index]]
@@ -93,18 +82,3 @@ class CocoAsVoc:
 
     def _pixels(self, image: int) -> float:
         return float(sum(instance["area"] for instance in self._instances(image) if not instance["iscrowd"]))
-
-
-def _read(path: Path) -> Any:
-    try:
-        from pycocotools.coco import COCO
-    except ModuleNotFoundError as error:
-        raise DataError(f'{error.name} is not installed; COCO needs: pip install "zigzag[train]"') from error
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(str(path))
-        if not {"images", "annotations", "categories"} <= coco.dataset.keys():
-            raise KeyError("images, annotations or categories")
-    except (ValueError, KeyError, AssertionError, TypeError) as error:
-        raise DataError(f"{path}: no annotations of COCO: {error}") from error
-    return coco

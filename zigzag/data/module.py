@@ -1,6 +1,6 @@
-"""The Lightning data module: opens and checks a data set, and loads it in the order of `zigzag.data.order`."""
+"""Lightning's data modules: they open and check a data set, and load it in the order of `zigzag.data.order`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
 from zigzag.data.order import Shard, StepBatches, draw_seed
-from zigzag.data.sets import open_source
+from zigzag.data.sets import classes_of, open_source
 from zigzag.data.source import DataError, Source, check, image_size, read_image
 from zigzag.data.transforms import Augmentation, normalised, training_transform
 
@@ -69,60 +69,56 @@ class Photographs(Dataset[Item]):
         return {"image": torch.from_numpy(pixels).permute(2, 0, 1), "path": self.paths[index]}
 
 
-class SegmentationData(pl.LightningDataModule):
-    """A data set for semantic segmentation.
+class ImageData(pl.LightningDataModule):
+    """What the data sets of all tasks share: parts that are opened once and checked, and their order.
 
     Args:
-        dataset: shapes (generated), voc, context59, context60, camvid, coco (VOC's classes), or folder.
-        root: its folder.
-        train: name of the part to train on, as the data set's lists or folders call it; VOC's augmented 10,582
-            images are "trainaug".
-        val: the part to validate on.
-        test: the part to test on.
-        class_names: of a folder's classes, in the order of their labels.
+        splits: name of the part to train on, to validate on and to test on, by "train", "val" and "test".
         batch_size: images of a training step, over all processes.
-        augmentation: what training images go through.
         workers: processes that load images; 0 for none.
         seed: of the order and of the augmentation.
-        check: look at every file before training starts: it exists, sizes fit, labels are in range.
+        check: look at every file before training starts.
         images: photographs for `predict`.
     """
 
+    collate: Callable[[list[Item]], Any] | None = None
+
     def __init__(
-        self,
-        dataset: str = "shapes",
-        root: str | None = None,
-        train: str = "train",
-        val: str = "val",
-        test: str = "val",
-        class_names: Sequence[str] = (),
-        batch_size: int = 16,
-        augmentation: Augmentation = Augmentation(),  # noqa: B008 - it is frozen
-        workers: int = 2,
-        seed: int = 0,
-        check: bool = True,  # noqa: FBT001, FBT002 - a field of the configuration
-        images: Sequence[str] = (),
+        self, splits: Mapping[str, str], batch_size: int, workers: int, seed: int, *, check: bool, images: Sequence[str]
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"data.batch_size must be 1 or more, got {batch_size}")
-        self.dataset, self.root, self.class_names = dataset, root, tuple(class_names)
-        self.splits = {"train": train, "val": val, "test": test}
-        self.batch_size, self.augmentation, self.workers, self.seed = batch_size, augmentation, workers, seed
+        self.splits, self.batch_size, self.workers, self.seed = dict(splits), batch_size, workers, seed
         self.check, self.images = check, [Path(path) for path in images]
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, Any] = {}
 
-    def source(self, part: str) -> Source:
+    def open_part(self, part: str) -> Any:
+        """The part "train", "val" or "test", opened.
+
+        Raises:
+            DataError: files that cannot be used.
+        """
+        raise NotImplementedError
+
+    def training_images(self, source: Any) -> Dataset[Item]:
+        """Of (index, draw): what is trained on."""
+        raise NotImplementedError
+
+    def whole_images(self, source: Any) -> Dataset[Item]:
+        """Of (index, counts): what is evaluated."""
+        raise NotImplementedError
+
+    def source(self, part: str) -> Any:
         """The part "train", "val" or "test", opened and checked.
 
         Raises:
             DataError: files that cannot be used.
         """
         if part not in self.sources:
-            split = self.splits[part]
-            source = open_source(self.dataset, self.root, split, self.class_names)
+            source = self.open_part(part)
             if self.check:
-                check(source, f"{self.dataset}, {split}")
+                check(source, self.splits[part])
             self.sources[part] = source
         return self.sources[part]
 
@@ -141,7 +137,7 @@ class SegmentationData(pl.LightningDataModule):
                 image_size(path)
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Augmented crops, from the step at which the trainer stands to its last."""
+        """Training images, from the step at which the trainer stands to its last."""
         trainer: Any = self.trainer
         source = self.source("train")
         accumulated = trainer.accumulate_grad_batches
@@ -156,8 +152,8 @@ class SegmentationData(pl.LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
-        images = TrainingImages(source, self.augmentation, self.seed)
-        return DataLoader(images, batch_sampler=batches, **self._options())
+        images = self.training_images(source)
+        return DataLoader(images, batch_sampler=batches, collate_fn=self.collate, **self._options())
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Whole images, one by one."""
@@ -175,10 +171,65 @@ class SegmentationData(pl.LightningDataModule):
         trainer: Any = self.trainer
         source = self.source(part)
         shard = Shard(len(source), trainer.global_rank, trainer.world_size)
-        return DataLoader(WholeImages(source), batch_size=None, sampler=shard, **self._options())
+        return DataLoader(self.whole_images(source), batch_size=None, sampler=shard, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {"num_workers": self.workers, "pin_memory": torch.cuda.is_available()}
+
+
+class SegmentationData(ImageData):
+    """A data set for semantic segmentation.
+
+    Args:
+        dataset: shapes (generated), voc, context59, context60, camvid, coco (VOC's classes), or folder.
+        root: its folder.
+        train: name of the part to train on, as the data set's lists or folders call it; VOC's augmented 10,582
+            images are "trainaug".
+        val: the part to validate on.
+        test: the part to test on.
+        class_names: of a folder's classes, in the order of their labels.
+        batch_size: images of a training step, over all processes.
+        augmentation: what training images go through.
+        workers: processes that load images; 0 for none.
+        seed: of the order and of the augmentation.
+        check: look at every file before training starts: it exists, sizes fit, labels are in range.
+        images: photographs for `predict`.
+    """
+
+    classes_of = staticmethod(classes_of)
+
+    def __init__(
+        self,
+        dataset: str = "shapes",
+        root: str | None = None,
+        train: str = "train",
+        val: str = "val",
+        test: str = "val",
+        class_names: Sequence[str] = (),
+        batch_size: int = 16,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 - it is frozen
+        workers: int = 2,
+        seed: int = 0,
+        check: bool = True,  # noqa: FBT001, FBT002 - a field of the configuration
+        images: Sequence[str] = (),
+    ) -> None:
+        super().__init__(
+            {"train": train, "val": val, "test": test}, batch_size, workers, seed, check=check, images=images
+        )
+        self.dataset, self.root, self.class_names = dataset, root, tuple(class_names)
+        self.augmentation = augmentation
+
+    def open_part(self, part: str) -> Source:
+        """As `ImageData.open_part`."""
+        return open_source(self.dataset, self.root, self.splits[part], self.class_names)
+
+    def training_images(self, source: Source) -> TrainingImages:
+        """Augmented crops."""
+        return TrainingImages(source, self.augmentation, self.seed)
+
+    def whole_images(self, source: Source) -> WholeImages:
+        """Whole images with labels."""
+        return WholeImages(source)
 
 
 def _image(source: Source, index: int) -> tv_tensors.Image:

@@ -54,27 +54,33 @@ class Shapes:
         """As `zigzag.data.source.Source.labels`."""
         return _drawn(self._seed, index)[1]
 
+    def numbers(self, index: int) -> Labels:
+        """Of every pixel (H, W) the number of the shape it shows, from 1; 0 for the ground."""
+        return _drawn(self._seed, index)[2]
+
     def problems(self, index: int) -> Iterable[str]:  # noqa: ARG002
         """As `zigzag.data.source.Source.problems`: none."""
         return []
 
 
 @cache
-def _drawn(seed: int, index: int) -> tuple[Image.Image, Labels]:
-    """Image and labels of one index; what was drawn once is kept."""
+def _drawn(seed: int, index: int) -> tuple[Image.Image, Labels, Labels]:
+    """Image, labels and numbers of one index; what was drawn once is kept."""
     random = np.random.default_rng([seed, index])
     ground = random.uniform(60, 200) + random.normal(0, 15, (SIZE // 8, SIZE // 8, 3))
     image = Image.fromarray(ground.clip(0, 255).astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    labels = Image.new("L", (SIZE, SIZE), 0)
-    for _ in range(random.integers(1, 5)):
+    labels, numbers = Image.new("L", (SIZE, SIZE), 0), Image.new("L", (SIZE, SIZE), 0)
+    for number in range(1, 1 + random.integers(1, 5)):
         label = int(random.integers(1, len(SHAPES)))
         mask = _shape(SHAPES[label], random)
         hue = (_HUES[SHAPES[label]] + random.uniform(-0.06, 0.06)) % 1
         colour = hsv_to_rgb(hue, random.uniform(0.6, 1), random.uniform(0.5, 1))
         image.paste(Image.new("RGB", image.size, tuple(round(255 * value) for value in colour)), mask=mask)
-        labels.paste(label, mask=mask.point(lambda value: 255 if value >= 128 else 0))
+        whole = mask.point(lambda value: 255 if value >= 128 else 0)
+        labels.paste(label, mask=whole)
+        numbers.paste(number, mask=whole)
     noisy = np.asarray(image, np.float64) + random.normal(0, 8, (SIZE, SIZE, 3))
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), np.array(labels)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), np.array(labels), np.array(numbers)
 
 
 def _shape(name: str, random: np.random.Generator) -> Image.Image:

@@ -145,6 +145,19 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
+def image_problems(path: Path, width: int, height: int) -> list[str]:
+    """What is wrong with an image that is annotated with this size."""
+    if not path.is_file():
+        return [f"{path}: there is no such file"]
+    try:
+        own = image_size(path)
+    except DataError as error:
+        return [str(error)]
+    if own != (width, height):
+        return [f"{path}: the image is {own[0]} x {own[1]}, annotated as {width} x {height}"]
+    return []
+
+
 def read_mask(path: Path) -> Labels:
     """The values (H, W) of an indexed or grey image.
 
@@ -160,7 +173,17 @@ def read_mask(path: Path) -> Labels:
         raise DataError(f"{path}: cannot be read as a mask: {error}") from error
 
 
-def check(source: Source, what: str, threads: int = 4) -> None:
+class Checked(Protocol):
+    """What `check` looks at."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def problems(self, index: int) -> Iterable[str]:
+        """What is wrong with an image's files, naming them."""
+
+
+def check(source: Checked, what: str, threads: int = 4) -> None:
     """Look at every file of a source.
 
     Raises:
@@ -171,5 +194,10 @@ def check(source: Source, what: str, threads: int = 4) -> None:
     with ThreadPoolExecutor(threads) as pool:
         found = [problem for own in pool.map(source.problems, range(len(source))) for problem in own]
     if found:
-        more = [f"... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-        raise DataError("\n  ".join([f"{what}: {len(found)} of the files cannot be used:", *found[:SHOWN], *more]))
+        raise DataError(summary(f"{what}: {len(found)} of the files cannot be used", found))
+
+
+def summary(what: str, found: Sequence[str]) -> str:
+    """The text of an error that lists the first problems and counts the rest."""
+    more = [f"... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return "\n  ".join([f"{what}:", *found[:SHOWN], *more])

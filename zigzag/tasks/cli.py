@@ -7,23 +7,47 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from zigzag.data import DataError, SegmentationData
-from zigzag.data.sets import classes_of
+from zigzag.data import DataError, InstanceData, SegmentationData
 from zigzag.models import WeightsError
 from zigzag.tasks.guard import FiniteGuard, NonFiniteError
+from zigzag.tasks.instances import InstanceSegmentation
 from zigzag.tasks.semantic import SemanticSegmentation
 
 COMMANDS = ("fit", "validate", "test", "predict")
 CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+class Task(NamedTuple):
+    """What a command line trains and runs.
+
+    Attributes:
+        model: the Lightning module.
+        data: the data module; its classes_of gives the ``fields`` of the model.
+        score: by which the best checkpoint is kept.
+        fields: of the model, which it takes from the data.
+    """
+
+    model: type[pl.LightningModule]
+    data: Any
+    score: str
+    fields: tuple[str, ...]
+
+
+TASKS = {
+    "semantic": Task(SemanticSegmentation, SegmentationData, "val/miou", ("classes", "colours")),
+    "instances": Task(InstanceSegmentation, InstanceData, "val/mask_ap", ("classes",)),
+}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -45,16 +69,27 @@ class SaveConfig(SaveConfigCallback):
 
 
 class ZigZagCLI(LightningCLI):
-    """Lightning's command line with the defaults of these runs."""
+    """Lightning's command line with the defaults of these runs.
+
+    Args:
+        task: one of `TASKS`.
+        options: LightningCLI's own.
+    """
+
+    def __init__(self, task: str, **options: Any) -> None:
+        self.name, self.task = task, TASKS[task]
+        super().__init__(self.task.model, self.task.data, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Checkpoints, guard and average, and the classes that the model takes from the data."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(FiniteGuard, "guard")
+        parser.add_argument("--task", type=Literal["semantic", "instances"], help="what is trained and run")
         parser.add_argument("--ema", type=float | None, help="decay of an average of the weights; null for none")
         parser.set_defaults(
             {
-                "checkpoint.monitor": "val/miou",
+                "task": self.name,
+                "checkpoint.monitor": self.task.score,
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
                 "checkpoint.save_last": True,
@@ -66,11 +101,11 @@ class ZigZagCLI(LightningCLI):
                 "trainer.num_sanity_val_steps": 0,
             }
         )
-        for place, target in ((0, "model.classes"), (1, "model.colours")):
+        for place, field in enumerate(self.task.fields):
             parser.link_arguments(
                 ("data.dataset", "data.class_names"),
-                target,
-                compute_fn=lambda dataset, names, place=place: classes_of(dataset, names)[place],
+                f"model.{field}",
+                compute_fn=lambda dataset, names, place=place: self.task.data.classes_of(dataset, names)[place],
             )
 
     def instantiate_classes(self) -> None:
@@ -124,8 +159,7 @@ def run(words: Sequence[str]) -> ZigZagCLI:
     argv, sys.argv = sys.argv, ["zigzag", *arguments]
     try:
         return ZigZagCLI(
-            SemanticSegmentation,
-            SegmentationData,
+            task_of(arguments),
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": resumes},
             seed_everything_default=0,
@@ -161,6 +195,27 @@ def prepared(words: Sequence[str]) -> list[str]:
         own += ["--config", str(_config_of(Path(given["--ckpt_path"])))]
     images = [f"--data.images={json.dumps(photographs)}"] if photographs else []
     return [command, *own, *options, *images]
+
+
+def task_of(arguments: Sequence[str]) -> str:
+    """The task of a command line from `prepared`: the last word or configuration that names one, else "semantic".
+
+    Raises:
+        DataError: there is no such task.
+    """
+    task = "semantic"
+    for word, value in pairwise(arguments):
+        if word == "--task":
+            task = value
+        elif word in ("--config", "-c"):
+            try:
+                content = yaml.safe_load(Path(value).read_text())
+            except (OSError, ValueError, yaml.YAMLError):
+                continue  # the parser says what is wrong with it
+            task = content.get("task", task) if isinstance(content, dict) else task
+    if task not in TASKS:
+        raise DataError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    return task
 
 
 def _config(name: str) -> Path:

@@ -1,7 +1,7 @@
 """A guard that stops a run at the first loss that is not finite, and says in which map it began."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -54,17 +54,24 @@ class FiniteGuard(pl.Callback):
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
         with trainer.precision_plugin.forward_context():  # in the precision that the step runs in
-            return first_bad_map(cast(nn.Module, pl_module.network), self._batch["image"])
+            network: Any = pl_module.network
+            return first_bad_map(network, *cast(Any, pl_module).network_inputs(self._batch))
 
 
 @torch.no_grad()
-def first_bad_map(network: nn.Module, images: Tensor) -> str | None:
-    """The first map, in the order of computation, that is not finite; None where all are."""
-    if not torch.isfinite(images).all():
+def first_bad_map(network: nn.Module, images: Tensor | Sequence[Tensor], *others: Any) -> str | None:
+    """The first map, in the order of computation, that is not finite; None where all are.
+
+    Args:
+        network: called with the images and the others.
+        images: a batch, or a list of images.
+        others: likewise.
+    """
+    if not all(torch.isfinite(image).all() for image in images):
         return "the image"
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}  # batch norms count what they see
     with _watched(network) as bad:
-        network(images)
+        network(images, *others)
     for name, buffer in network.named_buffers():
         buffer.copy_(kept[name])
     return bad[0] if bad else None
@@ -110,13 +117,18 @@ _PLACES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
     (re.compile(r"neck\.output\.(\d+)"), lambda level: f"the neck's last fusion, level {int(level) + 1}"),
     (re.compile(r"neck"), lambda: "the neck"),
     (re.compile(r"head"), lambda: "the head"),
+    (re.compile(r"rpn\.head\.(?:cls_logits|bbox_pred)"), lambda: "the region proposals"),
+    (re.compile(r"roi_heads\.box_head"), lambda: "the box head"),
+    (re.compile(r"roi_heads\.mask_head"), lambda: "the mask head"),
 )
+_PYRAMID = re.compile(r"^backbone\.(?=backbone|neck)")
+"""What a detector's names have in front of those of its backbone and neck."""
 
 
 def place_of(name: str) -> str | None:
     """What a module of a network computes, in words; None for those that are not watched. Levels and stages from 1."""
     for pattern, say in _PLACES:
-        found = pattern.fullmatch(name)
+        found = pattern.fullmatch(_PYRAMID.sub("", name))
         if found is not None:
             return say(*found.groups())
     return None

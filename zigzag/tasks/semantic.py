@@ -92,6 +92,10 @@ class SemanticSegmentation(pl.LightningModule):
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
+    def network_inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor]:
+        """What the network is called with for a training batch."""
+        return (batch["image"],)
+
     # --- evaluation -------------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
