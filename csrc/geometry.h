@@ -27,6 +27,34 @@ ZIGZAG_HOST_DEVICE inline int64_t clamp_to(int64_t value, int64_t low, int64_t h
   return value < low ? low : (value > high ? high : value);
 }
 
+// A coordinate's pixel, halves away from zero as C's round; within +-2^30, beyond any map. NaN gives 0.
+template <class T>
+ZIGZAG_HOST_DEVICE inline int64_t nearest_pixel(T coordinate) {
+  constexpr T most = static_cast<T>(1 << 30);
+  if (!(coordinate > -most)) return coordinate == coordinate ? -(int64_t{1} << 30) : 0;
+  if (coordinate >= most) return int64_t{1} << 30;
+  const int64_t whole = static_cast<int64_t>(coordinate);  // toward zero
+  const T rest = coordinate - static_cast<T>(whole);
+  return whole + (rest >= T(0.5)) - (rest <= T(-0.5));
+}
+
+ZIGZAG_HOST_DEVICE inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+
+// Rows first .. end - 1.
+struct Span {
+  int64_t first;
+  int64_t end;
+};
+
+// The rows of a map that bin p of an RoI pools, by FCIS's rules (see roi_bins in zigzag/geometry.py): the RoI covers
+// pixels first .. last of an axis, at least a tenth of a row; bins are widened to whole rows and cut to the map.
+ZIGZAG_HOST_DEVICE inline Span roi_bin(int64_t p, int64_t first, int64_t last, int64_t bins, int64_t stride,
+                                       int64_t size) {
+  const int64_t length = 10 * (last + 1 - first) > stride ? 10 * (last + 1 - first) : stride;
+  const int64_t start = 10 * bins * first + p * length, unit = 10 * bins * stride;
+  return {clamp_to(floor_div(start, unit), 0, size), clamp_to(-floor_div(-start - length, unit), 0, size)};
+}
+
 // The source rows that target row d reads: `count` rows from `start`. Weights are `uniform`, or `first` and 1 -
 // `first`.
 struct ResizeTap {

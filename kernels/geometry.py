@@ -27,6 +27,31 @@ def cell_start(y, size, cells):
 
 
 @triton.jit
+def nearest_pixel(coordinate):
+    """A coordinate, no NaN, rounded to int64, halves away from zero; within +-2^30, beyond any map."""
+    near = tl.minimum(tl.maximum(coordinate, -1073741824.0), 1073741824.0)
+    whole = near.to(tl.int64)  # toward zero
+    rest = near - whole.to(coordinate.dtype)
+    return whole + (rest >= 0.5).to(tl.int64) - (rest <= -0.5).to(tl.int64)
+
+
+@triton.jit
+def floor_div(a, b):
+    """The quotient rounded down, of b > 0: a division of integers rounds toward zero here."""
+    return a // b - (a % b < 0).to(tl.int64)
+
+
+@triton.jit
+def roi_bin(p, first, last, BINS: tl.constexpr, stride, size):
+    """First row and end of bin p of an RoI of pixels first..last, FCIS's rules (`roi_bins` in zigzag/geometry.py)."""
+    length = tl.maximum(10 * (last + 1 - first), stride)
+    start = 10 * BINS * first + p * length
+    unit = 10 * BINS * stride
+    low, high = floor_div(start, unit), -floor_div(-start - length, unit)
+    return tl.minimum(tl.maximum(low, 0), size).to(tl.int32), tl.minimum(tl.maximum(high, 0), size).to(tl.int32)
+
+
+@triton.jit
 def lines(line, GRIDS: tl.constexpr, TAPS: tl.constexpr):
     """The lines along an axis with these numbers, there being one for every grid, cell and tap in that order.
 

@@ -41,6 +41,8 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "dense_pathway_backward.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
         "dense_pathway_backward.add": {"CHANNELS": 64, "num_warps": 2},
         "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 4},
+        "position_sensitive_pool": {"CHANNELS": 64, "num_warps": 4},
+        "position_sensitive_pool_backward": {"COLUMNS": 16, "CHANNELS": 64, "num_warps": 4},
     },
     "cpu": {  # the interpreter: a program costs the same whatever its tile
         "region_stats": {"CHANNELS": 256},
@@ -56,6 +58,8 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "dense_pathway_backward": {"ROWS": 128, "COLUMNS": 128, "CHANNELS": 256},
         "dense_pathway_backward.add": {"CHANNELS": 256},
         "dense_pathway_backward.gather": {"ROWS": 128, "COLUMNS": 128, "CHANNELS": 256},
+        "position_sensitive_pool": {"CHANNELS": 256},
+        "position_sensitive_pool_backward": {"COLUMNS": 128, "CHANNELS": 256},
     },
 }
 """Tiles by kind of device and kernel. A device's own name (`torch.cuda.get_device_name`) goes before its kind."""

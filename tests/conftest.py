@@ -13,6 +13,7 @@ from hypothesis import settings
 from torch.utils._pytree import tree_map_only
 
 import zigzag
+from zigzag.dispatch import WITHOUT_KERNELS
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -53,11 +54,19 @@ class Backend:
 
     def __init__(self, backend):
         self.name = backend.name
-        for name in ("region_stats", "region_codes", "region_norm", "region_context", "dense_pathway"):
+        for name in zigzag.ops.__all__:
+            if (name, backend.name) in WITHOUT_KERNELS:
+                continue
             operation = functools.partial(getattr(zigzag.ops, name), backend=backend.name)
             if backend.device == "cuda":
                 operation = functools.partial(on_gpu, operation)
             setattr(self, name, operation)
+
+    def __getattr__(self, name):
+        """An operation that the backend has no kernels for."""
+        if name not in zigzag.ops.__all__:
+            raise AttributeError(name)
+        pytest.skip(f"backend {self.name!r} has no kernels for {name}")
 
 
 def on_gpu(operation, *arguments, **options):

@@ -17,7 +17,7 @@ from zigzag.ops.registration import NAMESPACES
 
 OPERATIONS = [
     f"{name}{suffix}"
-    for name in ("region_stats", "region_codes", "region_norm", "dense_pathway")
+    for name in ("region_stats", "region_codes", "region_norm", "dense_pathway", "position_sensitive_pool")
     for suffix in ("", "_backward")
 ]
 _LIBRARIES = []  # what is registered stays as long as its library

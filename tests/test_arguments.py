@@ -231,6 +231,44 @@ def region_context(**changes):
     return zigzag.ops.region_context(**arguments | changes)
 
 
+def position_sensitive_pool(**changes):
+    rois = torch.tensor([[0.0, 0, 0, 9, 9], [1, 2, 2, 5, 7]])
+    return zigzag.ops.position_sensitive_pool(
+        **{"x": maps(2, 8, 6, 5), "rois": rois, "groups": 2, "stride": 4} | changes
+    )
+
+
+def second_roi(*values, dtype=torch.float32):
+    return {"rois": torch.tensor([[0, 0, 0, 9, 9], values], dtype=dtype)}
+
+
+POOL = [
+    ({"x": INTEGERS}, TypeError, "x", "int64"),
+    ({"x": maps(8, 6, 5)}, ValueError, "x", "(8, 6, 5)"),
+    ({"x": maps(2, 6, 6, 5)}, ValueError, "x", "6"),
+    ({"rois": [[0, 0, 0, 9, 9]]}, TypeError, "rois", "list"),
+    ({"rois": maps(2, 4)}, ValueError, "rois", "(2, 4)"),
+    ({"rois": maps(5)}, ValueError, "rois", "(5,)"),
+    ({"rois": maps(2, 5).half()}, TypeError, "rois", "float16"),
+    ({"rois": maps(2, 5).long()}, TypeError, "rois", "int64"),
+    ({"rois": maps(2, 5, device="meta")}, ValueError, "rois", "meta"),
+    (second_roi(2, 0, 0, 9, 9), ValueError, "rois", "row 1"),
+    (second_roi(-1, 0, 0, 9, 9), ValueError, "rois", "-1.0"),
+    (second_roi(0.5, 0, 0, 9, 9), ValueError, "rois", "0.5"),
+    (second_roi(0, 0, float("nan"), 9, 9), ValueError, "rois", "nan"),
+    (second_roi(0, 0, 0, float("inf"), 9, dtype=torch.float64), ValueError, "rois", "inf"),
+    ({"x": maps(0, 8, 6, 5)}, ValueError, "rois", "below 0"),
+    ({"size": 0}, ValueError, "size", "0"),
+    ({"size": 2.5}, TypeError, "size", "2.5"),
+    ({"groups": 0}, ValueError, "groups", "0"),
+    ({"groups": "7"}, TypeError, "groups", "'7'"),
+    ({"stride": -4}, ValueError, "stride", "-4"),
+    ({"stride": 0.25}, TypeError, "stride", "0.25"),
+    *wrong_valid("valid"),
+    *BACKEND,
+]
+
+
 CONTEXT = [
     ({"x": INTEGERS}, TypeError, "x", "int64"),
     ({"x": maps(4, 6, 5)}, ValueError, "x", "(4, 6, 5)"),
@@ -322,6 +360,7 @@ TABLE = [
         (region_norm, NORM),
         (dense_pathway, PATHWAY),
         (region_context, CONTEXT),
+        (position_sensitive_pool, POOL),
         (context_module, MODULE),
         (neck, NECK),
         (neck_forward, FORWARD),
@@ -330,7 +369,17 @@ TABLE = [
 ]
 
 
-CALLS = [region_stats, region_codes, region_norm, dense_pathway, region_context, context_module, neck, neck_forward]
+CALLS = [
+    region_stats,
+    region_codes,
+    region_norm,
+    dense_pathway,
+    region_context,
+    position_sensitive_pool,
+    context_module,
+    neck,
+    neck_forward,
+]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -7,6 +7,7 @@ import torch
 from cases import CodesCase, NormCase, StatsCase, normal
 from checks import Problem, assert_same_bits, check_forward, check_gradients, outputs
 from neck_cases import SIZES, NeckCase, config_of, neck_of, random_parameters
+from pool_cases import PoolCase
 
 import zigzag
 from zigzag.reference import neck as literal
@@ -40,6 +41,15 @@ def test_norms_are_as_without_autocast(dtype, backend):
     before = outputs(problem, backend.region_norm)
     with autocast():
         assert_same_bits(outputs(problem, backend.region_norm), before, "region_norm")
+
+
+@LOW
+def test_regions_are_pooled_as_without_autocast(dtype, backend):
+    for own in (torch.float32, dtype):
+        problem = PoolCase((2, 5, 6, 4), own).problem()
+        before = outputs(problem, backend.position_sensitive_pool)
+        with autocast(dtype):
+            assert_same_bits(outputs(problem, backend.position_sensitive_pool), before, "position_sensitive_pool")
 
 
 def maps(*dtypes):

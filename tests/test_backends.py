@@ -63,6 +63,12 @@ def test_named_backend_runs(case, backend):
     assert bool(compiled_calls(case, backend=backend.name)) == (backend.name != "reference")
 
 
+def test_backend_without_kernels_for_an_operation_says_so(monkeypatch):
+    monkeypatch.setattr(dispatch, "WITHOUT_KERNELS", {("region_stats", "cpu")})
+    with pytest.raises(RuntimeError, match="'cpu' has no kernels for region_stats"):
+        compiled_calls(CASES[0], backend="cpu")
+
+
 @EACH
 def test_calls_carry_the_name_of_their_backend(case, compiled):
     prefix = f"{NAMESPACES[compiled.name]}::"

@@ -68,6 +68,14 @@ def test_region_codes_counts_the_flops_of_the_stock_modules(kernel: int, grid: i
     assert cost.region_codes(1, channels, (grid,), kernel).flops == counter.get_total_flops()
 
 
+def test_position_sensitive_pool_by_hand() -> None:
+    # 2 images of 2 * 9 channels, 4 x 5 pixels, 7 RoIs of 6 x 6 bins: an addition and a division for each bin.
+    found = cost.position_sensitive_pool((2, 18, 4, 5), 7, 6, 3, itemsize=2)
+    assert found == cost.Cost(read=720 * 2 + 7 * 20, written=7 * 36 * 2 * 2, flops=2 * 7 * 36 * 2)
+    back = cost.position_sensitive_pool((2, 18, 4, 5), 7, 6, 3, backward=True)
+    assert back == cost.Cost(read=504 * 4 + 7 * 20, written=720 * 4, flops=2 * 504)
+
+
 def test_region_norm_by_hand() -> None:
     # 2 images of 6 channels, one cell and no codes: its sum, two sums over a group, the scale, the shift in two.
     found = cost.region_norm(2, 6, (1,), codes=False)

@@ -7,6 +7,7 @@ import torch
 from cases import CodesCase, NormCase, StatsCase
 from checks import assert_same_bits, check_gradgradcheck, solved
 from pathway_cases import FULL, PathwayCase
+from pool_cases import PoolCase
 from torch.autograd.gradcheck import GradcheckError
 
 import zigzag
@@ -30,6 +31,8 @@ CASES = [
     PathwayCase(
         (2, 20, 31, 33), ((15, 16), (8, 8)), layout="contiguous", codes=BOTH, **FULL, padded=True, source_padded=BOTH
     ),
+    PoolCase((1, 64, 31, 33), rois=50, groups=1),
+    PoolCase((5, 3, 9, 7), torch.bfloat16, rois=50, padded=True),
 ]
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}-{case}")
 SECOND = [
@@ -37,6 +40,7 @@ SECOND = [
     CodesCase((2, 2, 3, 2), torch.float64, torch.float64, grids=(1, 2)),
     NormCase((2, 4, 3, 2), torch.float64, torch.float64, torch.float64, grids=(1, 2), groups=2),
     PathwayCase((2, 2, 2, 3), ((1, 2), (3, 4)), torch.float64, grids=(2,), codes=BOTH, affines=BOTH, **FULL),
+    PoolCase((2, 2, 4, 3), torch.float64, size=4, groups=2),
 ]
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import CodesCase, NormCase, PathwayCase, StatsCase
+from cases import CodesCase, NormCase, StatsCase
+from pathway_cases import PathwayCase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 

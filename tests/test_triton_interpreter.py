@@ -13,6 +13,7 @@ import torch
 from cases import CodesCase, NormCase, StatsCase, own_part
 from checks import assert_same_bits, check_forward, check_gradients, outputs, solved
 from pathway_cases import FULL, PathwayCase
+from pool_cases import PoolCase
 
 import zigzag
 from zigzag import reference
@@ -45,6 +46,9 @@ CASES = [
     PathwayCase((2, 3, 5, 4), ((3, 2), (7, 9)), codes=TWO, affines=TWO, **FULL, padded=True, source_padded=TWO),
     PathwayCase((1, 3, 5, 4), ((3, 2), (7, 9)), codes=(False, True), resize="nearest", gain=True),
     PathwayCase((1, 2, 3, 4), ((2, 2),) * 5, torch.float64, codes=(True,) * 5),
+    PoolCase((2, 3, 4, 5), rois=4, size=3, groups=2, padded=True),
+    PoolCase((1, 5, 3, 4), torch.float64, "contiguous", rois=3, size=3, groups=1, roi_dtype=torch.float64),
+    PoolCase((2, 3, 4, 5), rois=0),
 ]
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.operation}-{case}")
 DRAWS = 1
@@ -98,6 +102,7 @@ def test_launches_of_every_operation():
         StatsCase((2, 3, 60, 30)): (2, 1),
         CodesCase((2, 3, 15, 15)): (4, 4),
         NormCase((2, 6, 15, 15), groups=2): (1, 2),
+        PoolCase((2, 3, 4, 5)): (2, 2),
         PathwayCase((1, 3, 15, 15), ((30, 30), (8, 8), (60, 60)), **ALL): (1, 5),
         PathwayCase((1, 3, 15, 15), ((8, 8), (4, 4)), **ALL | {"codes": TWO, "affines": TWO}): (1, 4),
     }

@@ -165,6 +165,16 @@ def call_pathway(dtype, target, sources, *, padded=False, **options):
     dense_pathway_backward(base, base, base, maps, *small, *end)
 
 
+def call_pool(dtype, groups, outputs, layout=torch.channels_last):
+    from zigzag.kernels.position_sensitive_pool import position_sensitive_pool, position_sensitive_pool_backward
+
+    (x,) = maps_of(dtype, 60, number=2, channels=outputs * groups**2, layout=layout)
+    rois = empty(512, 5)
+    pooled = position_sensitive_pool(x, rois, 21, groups, 8, None)
+    last = layout == torch.channels_last
+    position_sensitive_pool_backward(pooled, rois, 2, 60, 60, last, groups, 8, None)
+
+
 GRIDS = [3, 5, 7]
 
 
@@ -186,7 +196,9 @@ def launches(dtype, *, every=True):
         call_norm(codes=False)
         for target, sources in ((119, (60, 30, 15)), (15, (119, 60, 30))):
             call_pathway(dtype, target, sources)
+        call_pool(dtype, 1, 256)
         if every:
+            call_pool(dtype, 7, 166, torch.contiguous_format)
             call_stats(dtype, 15, GRIDS, 1)
             call_stats(dtype, 119, GRIDS, 0, layout=torch.contiguous_format)
             call_codes(dtype, torch.channels_last)

@@ -99,6 +99,8 @@ def select(name: str | None, operation: str, x: Tensor) -> str:
     if name is None:
         return next(each for each in dispatch.order(operation, x) if _can_run(each) and not _REGISTRY[each].refusal(x))
     refusal = _named(name).refusal(x)
+    if (operation, name) in dispatch.WITHOUT_KERNELS:
+        refusal = f"has no kernels for {operation}"
     if refusal is not None:
         raise RuntimeError(f"backend {name!r} {refusal}")
     return name

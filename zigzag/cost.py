@@ -81,6 +81,23 @@ def region_stats(
     return Cost(read=pixels * itemsize, written=small, flops=3 * pixels + strips + shifts)
 
 
+def position_sensitive_pool(
+    shape: Shape, rois: int, size: int = 21, groups: int = 7, *, itemsize: int = 4, backward: bool = False
+) -> Cost:
+    """``position_sensitive_pool`` of maps ``shape`` over ``rois`` RoIs, as if every map were read once.
+
+    How many pixels a bin holds is data: one addition is counted for every bin and one division, or, backward, for every
+    bin one division and one addition.
+    """
+    n, c, h, w = shape
+    pixels = n * c * h * w * itemsize
+    bins = rois * size * size * (c // groups**2)
+    boxes = rois * 5 * 4
+    if backward:
+        return Cost(read=bins * itemsize + boxes, written=pixels, flops=2 * bins)
+    return Cost(read=pixels + boxes, written=bins * itemsize, flops=2 * bins)
+
+
 def region_codes(
     batch: int,
     channels: int,

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+WITHOUT_KERNELS = {("position_sensitive_pool", "cuda")}
+"""Pairs of an operation and a backend that has no kernels for it."""
+
 _FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -59,6 +62,7 @@ class Rule:
 
 RULES = (
     Rule("cpu", ("cpu",), "benchmarks/NOTES.md, AMD EPYC (Zen 4), two threads"),
+    Rule("cuda", ("triton",), "the only one with kernels", operation="position_sensitive_pool"),
     Rule("cuda", ("cuda", "triton"), "a guess"),
 )
 

@@ -90,6 +90,35 @@ def level_sizes(
     return list(at_levels.to(device, non_blocking=sizes.device.type == "cpu").unbind())
 
 
+def nearest_pixel(coordinates: Tensor) -> Tensor:
+    """Coordinates rounded to int64, halves away from zero as C's ``round``; within +-2^30, beyond any map."""
+    whole = coordinates.trunc()
+    rounded = whole + ((coordinates - whole).abs() >= 0.5) * coordinates.sign()
+    return rounded.clamp(-(2.0**30), 2.0**30).long()
+
+
+def roi_bins(first: Tensor, last: Tensor, bins: int, stride: int, size: int | Tensor) -> tuple[Tensor, Tensor]:
+    """The rows first..end - 1 of a map that every bin of an RoI pools along one axis: a pair (first, end) of (R, bins).
+
+    Li et al. (CVPR 2017), official code: the RoI covers its first to its last pixel, both included, at least a tenth of
+    a row of the map; a bin is widened to whole rows and cut to the map. In integers, in units of 1 / (10 bins stride)
+    of a row, where that code rounds float32.
+
+    Args:
+        first: (R,) int64, the RoIs' first pixel, from `nearest_pixel`.
+        last: their last pixel, likewise.
+        bins: that each is cut into.
+        stride: pixels per row.
+        size: rows of the map, an int, or (R,) those of each RoI's own image.
+    """
+    length = (10 * (last + 1 - first)).clamp(min=stride)
+    edges = 10 * bins * first[:, None] + length[:, None] * torch.arange(bins + 1, device=first.device)
+    unit = 10 * bins * stride
+    most = torch.as_tensor(size, device=first.device).reshape(-1, 1)
+    starts, ends = edges[:, :-1] // unit, (edges[:, 1:] + unit - 1) // unit
+    return starts.clamp(min=0).minimum(most), ends.clamp(min=0).minimum(most)
+
+
 def inside(valid: Tensor, height: int, width: int) -> Tensor:
     """True where a pixel of a padded batch is its image's: (N, 1, height, width), from ``valid`` (N, 2)."""
     rows = torch.arange(height, device=valid.device)[None, :, None] < valid[:, 0, None, None]

@@ -1,8 +1,10 @@
 """Whole networks: backbones, heads, and what joins them with a neck. They need torchvision (``zigzag[train]``)."""
 
 from zigzag.models.backbones import BackboneConfig, build_backbone
+from zigzag.models.deformable_rcnn import DeformableRCNN
 from zigzag.models.detection import Detector, DetectorConfig
 from zigzag.models.detectors import build_detector
+from zigzag.models.fcis import FCIS
 from zigzag.models.mask_rcnn import MaskRCNN
 from zigzag.models.necks import NeckOptions, build_neck
 from zigzag.models.pyramid import Pyramid
@@ -10,7 +12,9 @@ from zigzag.models.segmentation import NetworkConfig, SemanticSegmenter
 from zigzag.models.weights import WeightReport, WeightsError
 
 __all__ = [
+    "FCIS",
     "BackboneConfig",
+    "DeformableRCNN",
     "Detector",
     "DetectorConfig",
     "MaskRCNN",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
@@ -95,10 +96,8 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
     """
 
     def __init__(self, pyramid: Pyramid, roi_heads: nn.Module, config: DetectorConfig) -> None:
-        transform = GeneralizedRCNNTransform(
-            config.shorter, config.longer, list(IMAGE_MEAN), list(IMAGE_DEVIATION), size_divisible=STRIDES[-1]
-        )
-        super().__init__(pyramid, _region_proposals(pyramid.out_channels, config), roi_heads, transform)
+        proposals = _region_proposals(pyramid.out_channels, config)
+        super().__init__(pyramid, proposals, roi_heads, Resizing(config.shorter, config.longer))
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Losses by name in training, detections in evaluation.
@@ -115,9 +114,10 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         Raises:
             TypeError, ValueError: images or targets; the message names the entry.
         """
+        _check_images(images)
         if self.training:
             return self._run(images, _checked_targets(images, targets))[1]
-        found = self.detect(images)
+        found, _ = self._run(images, None)
         for image, own in zip(images, found, strict=True):
             own["masks"] = paste_masks_in_image(own["masks"], own["boxes"], tuple(image.shape[1:]))
         return found
@@ -128,8 +128,8 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         Raises:
             TypeError, ValueError: images; the message names the entry.
         """
-        detections, _ = self._run(images, None)
-        return detections
+        _check_images(images)
+        return self._run(images, None)[0]
 
     def new_parameters(self) -> list[nn.Parameter]:
         """Those that no ImageNet weights exist for: all but the backbone's."""
@@ -137,7 +137,6 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         return [parameter for parameter in self.parameters() if parameter not in old]
 
     def _run(self, images: list[Tensor], targets: list[Target] | None) -> tuple[list[Target], dict[str, Tensor]]:
-        _check_images(images)
         batch, targets = self.transform(images, targets)
         maps = self.backbone(batch.tensors, batch.image_sizes)
         proposals, losses = self.rpn(batch, maps, targets)
@@ -145,6 +144,30 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         for image, size, found in zip(images, batch.image_sizes, detections, strict=not self.training):
             found["boxes"] = resize_boxes(found["boxes"], size, image.shape[1:])
         return detections, {**losses, **own_losses}
+
+
+class Resizing(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """torchvision's normalisation and padding, to multiples of 64, after a resize that leaves no side without pixels.
+
+    Args:
+        shorter: side in pixels that images are resized to.
+        longer: greatest length of the other side, which a wide image is resized to instead.
+    """
+
+    def __init__(self, shorter: int, longer: int) -> None:
+        super().__init__(shorter, longer, list(IMAGE_MEAN), list(IMAGE_DEVIATION), size_divisible=STRIDES[-1])
+        self.shorter, self.longer = shorter, longer
+
+    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+        """Image (3, H, W) and target at the size of the network: images bilinearly, masks to the nearest pixel."""
+        height, width = image.shape[1:]
+        scale = min(self.shorter / min(height, width), self.longer / max(height, width))
+        size = [max(1, round(side * scale)) for side in (height, width)]
+        image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        if target is not None:
+            masks = F.interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
+            target = {**target, "boxes": resize_boxes(target["boxes"], (height, width), size), "masks": masks}
+        return image, target
 
 
 class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]

@@ -2,10 +2,16 @@
 
 from collections.abc import Callable
 
+from zigzag.models.deformable_rcnn import DeformableRCNN
 from zigzag.models.detection import Detector, DetectorConfig
+from zigzag.models.fcis import FCIS
 from zigzag.models.mask_rcnn import MaskRCNN
 
-DETECTORS: dict[str, Callable[[DetectorConfig, int], Detector]] = {"mask_rcnn": MaskRCNN}
+DETECTORS: dict[str, Callable[[DetectorConfig, int], Detector]] = {
+    "mask_rcnn": MaskRCNN,
+    "deformable_rcnn": DeformableRCNN,
+    "fcis": FCIS,
+}
 
 
 def build_detector(config: DetectorConfig, classes: int) -> Detector:

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -107,6 +108,6 @@ def maps_of_images(maps: Mapping[str, Tensor], image_sizes: Sizes) -> list[dict[
     images: list[dict[str, Tensor]] = [OrderedDict() for _ in image_sizes]
     for (name, batch), stride in zip(maps.items(), STRIDES, strict=True):
         sizes = level_sizes(image_sizes, [stride])[0].tolist()
-        for own, x, (height, width) in zip(images, batch.split(1), sizes, strict=True):
+        for own, x, (height, width) in zip(images, torch.split(batch, 1), sizes, strict=True):
             own[name] = x[:, :, :height, :width]
     return images

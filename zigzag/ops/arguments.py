@@ -107,6 +107,27 @@ def check_valid(name: str, value: Any, number: int, height: int, width: int) -> 
             raise ValueError(f"{name} must hold {expected}, got ({rows}, {columns})")
 
 
+def check_rois(name: str, value: Any, maps: Tensor) -> None:
+    """(R, 5), float32 or float64, on the device of the maps: the index of one of their images, and finite corners.
+
+    Values on a GPU are not read, which would wait for it.
+    """
+    check_tensor(name, value, maps.device)
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{name} must be float32 or float64, got {value.dtype}")
+    if value.ndim != 2 or value.shape[1] != 5:
+        raise ValueError(f"{name} must have the shape (R, 5), got {tuple(value.shape)}")
+    if torch.compiler.is_compiling() or type(value) is not Tensor or value.device.type != "cpu":
+        return
+    number = maps.shape[0]
+    index = value[:, 0]
+    wrong = ((index < 0) | (index >= number) | (index != index.trunc()) | ~value.isfinite().all(1)).nonzero()
+    if len(wrong) > 0:
+        row = int(wrong[0])
+        expected = f"an image's index below {number} and four finite coordinates"
+        raise ValueError(f"{name} must hold {expected}, got {tuple(value[row].tolist())} in row {row}")
+
+
 def check_per_source(name: str, value: Any, count: int) -> Sequence[Any]:
     """A list with one entry or None per source; None stands for a list of None."""
     if value is None:

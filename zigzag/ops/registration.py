@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from zigzag.dispatch import WITHOUT_KERNELS
+
 NAMESPACES = {"cpu": "zigzag", "triton": "zigzag_triton", "cuda": "zigzag_cuda"}
 """Where the operations of each backend stand in `torch.ops`."""
 
@@ -42,6 +44,9 @@ class Operation:
         setup_context: (ctx, arguments, results): saves what ``backward`` needs.
         backward: (ctx, *gradients of the results) to one entry per argument, a list for a list; without it the
             gradient of the operation raises. ``ctx.backend`` is the backend that the forward pass ran on.
+
+    Attributes:
+        on_backend: the operation as each backend has it that has kernels for it.
     """
 
     def __init__(
@@ -54,7 +59,9 @@ class Operation:
         self.name = schema[: schema.index("(")]
         self.setup_context = setup_context
         self.backward = backward
-        self.on_backend = {backend: BackendOperation(self, backend, schema, fake) for backend in NAMESPACES}
+        public = self.name.removesuffix("_backward")
+        backends = [backend for backend in NAMESPACES if (public, backend) not in WITHOUT_KERNELS]
+        self.on_backend = {backend: BackendOperation(self, backend, schema, fake) for backend in backends}
 
     def on(self, backend: str) -> BackendOperation:
         """The operation as this backend has it."""
