@@ -10,7 +10,7 @@ from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.rows import Row
 from zigzag.bench.sweep import Point
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS
-from zigzag.report.draw import COLOUR, LABELS, figure_of, legend, responsive, round_ticks, svg
+from zigzag.report.draw import COLOUR, LABELS, figure_of, legend, legend_above, on_phone, responsive, round_ticks, svg
 
 
 @responsive
@@ -48,7 +48,7 @@ def speedups(rows: Sequence[Row]) -> str:
     axis.set_xlabel("time of stock PyTorch / time of zigzag")
     for side in sides:
         axis.barh(places[0], 0, color=COLOUR[side], label=LABELS[side])
-    legend(axis, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    legend_above(figure, axis, 3)
     return svg(figure, "Speedups")
 
 
@@ -76,7 +76,7 @@ def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) ->
     for side in (OURS, EAGER, COMPILED, COMMUTED):
         if any(row.backend == side for row in chosen):
             axis.plot([], [], "o", color=COLOUR[side], label=LABELS[side])
-    legend(axis, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    legend_above(figure, axis, 4)
     return svg(figure, "Time over the floor")
 
 
@@ -109,7 +109,7 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
         small = members[0].kernel == 1
         for side, y in attained.items():
             axis.plot(x, y, "o", color=COLOUR[side], markersize=8, markerfacecolor="none" if small else COLOUR[side])
-        if OURS in attained and not small:
+        if OURS in attained and not small and not on_phone():
             place, text = (x, attained[OURS]), name.removesuffix(", fwd")
             axis.annotate(text, place, (8, -4), textcoords="offset points", fontsize=8, color=COLOUR["muted"])
     for side in (OURS, EAGER):
@@ -169,8 +169,7 @@ def against_grids(points: Sequence[Point]) -> str:
     axes[0].set_xlabel("number of grids (of 3, 5, 7, 9)")
     axes[1].set_xlabel("K of a single grid of K x K cells")
     axes[0].set_ylabel("milliseconds, level 1")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend(figure, handles=handles, labels=labels, loc="outside upper left", ncols=3)
+    legend_above(figure, axes[0], 3)
     return svg(figure, "Time against the grids")
 
 
