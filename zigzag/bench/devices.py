@@ -30,7 +30,7 @@ def event_timed(run: Callable[[], T]) -> tuple[float, T]:
 
     What empties the caches runs ahead in the same stream: while it does, the launches of ``run`` queue up behind it.
     """
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     result = run()
     end.record()
@@ -40,7 +40,7 @@ def event_timed(run: Callable[[], T]) -> tuple[float, T]:
 
 def graphed(run: Run) -> Run:
     """A call that replays ``run`` as one CUDA graph: its kernels alone, without the time that launching them takes."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from zigzag.bench.registry import CENTRE
 from zigzag.bench.rows import Row
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, OURS
 
@@ -37,7 +38,8 @@ class Figure:
 
 
 def figures(rows: Sequence[Row]) -> list[Figure]:
-    """All figures that ``rows`` have something to say about."""
+    """All figures that ``rows`` have something to say about: in their first dtype, at the centre's layout and grids."""
+    rows = [row for row in rows if _speaks(row) and row.dtype == rows[0].dtype]
     lines = [
         ("neck, forward / its fusion convolutions alone", 1.15, "neck.fuse", "forward", _over_floor),
         (
@@ -73,6 +75,10 @@ def figures(rows: Sequence[Row]) -> list[Figure]:
                 shown = kernel if any(row.kernel for row in chosen) else None
                 found.append(Figure(what, shown, target, values, (case, direction) if value is _over_floor else None))
     return found
+
+
+def _speaks(row: Row) -> bool:
+    return row.layout == CENTRE.layout and row.grids in (CENTRE.grids, ())
 
 
 Value = Callable[[Sequence[Row], str], float | None]

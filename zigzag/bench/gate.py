@@ -65,18 +65,20 @@ class Verdict:
         key: of the case.
         change: share by which the speed changed: -0.1 is a tenth slower.
         limit: likewise, the fall from which on it counts.
+        mildest: the change in the generation of processes that shows the least of it.
         generations: of processes that measured it.
     """
 
     key: str
     change: float
     limit: float
+    mildest: float
     generations: int
 
     @property
     def fell(self) -> bool:
-        """Whether the change is a fall that counts: one that all generations show together."""
-        return self.generations == GENERATIONS and self.change < self.limit
+        """Whether the change is a fall that counts: beyond the limit, and every generation shows half of that."""
+        return self.generations == GENERATIONS and self.change < self.limit and self.mildest < self.limit / 2
 
 
 def change(speeds: Speeds) -> Change:
@@ -101,7 +103,8 @@ def weigh(key: str, changes: Sequence[Change], controls: Sequence[float]) -> Ver
     typical = quantile([abs(control) for control in controls], 0.8) / 1.28
     luck = 5 * 1.22 / 1.41 * max(own, typical) / math.sqrt(count)
     limit = max(rounds, luck, -math.log1p(-LEAST))
-    return Verdict(key, math.expm1(statistics.median(each.now for each in changes)), math.expm1(-limit), count)
+    falls = [each.now for each in changes]
+    return Verdict(key, math.expm1(statistics.median(falls)), math.expm1(-limit), math.expm1(max(falls)), count)
 
 
 def judge(measure: Measure) -> list[Verdict]:
