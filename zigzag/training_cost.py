@@ -52,7 +52,7 @@ def parameters(config: NeckConfig) -> dict[cost.Part, int]:
         ValueError: as `zigzag.cost.neck`.
     """
     channels = config.out_channels
-    counts = {"lateral": 0, "fusion": 0, "region_codes": 0, "region_norm": 0, "dense_pathway": 0}
+    counts: dict[cost.Part, int] = {"lateral": 0, "fusion": 0, "region_codes": 0, "region_norm": 0, "dense_pathway": 0}
     for step in cost.neck(config, [(1, 1)] * config.levels, laterals=True):
         if step.part == "lateral":
             weights = config.in_channels[step.level] * config.lateral_kernel_size**2

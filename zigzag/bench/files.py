@@ -36,12 +36,12 @@ def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
         BenchError: there is no such file, or something else is in it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BenchError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise BenchError(f"{str(path)!r} is no JSON file: {error}") from error
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != schema:
+    if not isinstance(content, dict) or content.get("schema") != schema:
+        found = content.get("schema") if isinstance(content, dict) else None
         raise BenchError(f"{str(path)!r} must hold {kind} of schema {schema}, got schema {found!r}")
     return content

@@ -86,9 +86,9 @@ def capture(run: Callable[[], object], operation: str, number: int) -> Call:
     return recorder.call
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, operation: str, number: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.wanted = operation, number
         self.counts: Counter[str] = Counter()
         self.call: Call | None = None

@@ -30,11 +30,11 @@ def named(name: str) -> Iterator[None]:
         if not torch.cuda.is_available():
             yield
             return
-        torch.cuda.nvtx.range_push(name)
+        torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
-            torch.cuda.nvtx.range_pop()
+            torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from zigzag.bench.settings import ALLOCATOR
 from zigzag.bench.workload import FLOOR, OURS
 from zigzag.report import plots
 from zigzag.report.draw import LABELS
-from zigzag.report.parts import Section
+from zigzag.report.parts import SHORT, Section
 
 
 def sections(run: Run, session: Session) -> list[Section]:
@@ -121,7 +121,10 @@ def _row_table(rows: Sequence[Row]) -> str:
     for row in rows:
         kernel = f" {row.kernel}×{row.kernel}" if row.kernel else ""
         title = html.escape(f"{row.shape} · {row.reproduce}")
-        start = [f'<td class="text" title="{title}">{row.case}{kernel}</td>', f"<td>{row.direction}</td>"]
+        start = [
+            f'<td class="text" title="{title}">{row.case}{kernel}</td>',
+            f"<td>{SHORT[row.direction]}</td>",
+        ]
         ours = ' class="ours"' if row.backend == OURS else ""
         start.append(f"<td{ours}>{LABELS[row.backend]}</td>")
         if row.status != "ok":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
@@ -37,6 +38,8 @@ _Arguments = ParamSpec("_Arguments")
 _on_phone: ContextVar[bool] = ContextVar("_on_phone", default=False)
 _WIDTH, _PHONE = 8.0, 4.6
 """Inches: at these widths letters have the size of the page's own."""
+_LONG = 18
+"""Letters of a label that leave room for two columns of a legend on a phone."""
 
 
 def responsive(plot: Callable[_Arguments, str]) -> Callable[_Arguments, str]:
@@ -64,7 +67,7 @@ def figure_of(height: float = 3.6, columns: int = 1) -> tuple[Any, Any]:
 
     ink, muted, line = COLOUR["ink"], COLOUR["muted"], COLOUR["line"]
     with mpl.rc_context({"font.size": 10}):
-        if _on_phone.get():
+        if on_phone():
             figure = Figure(figsize=(_PHONE, height * columns), layout="constrained")
             axes = figure.subplots(columns, 1, squeeze=False)[:, 0]
         else:
@@ -84,18 +87,34 @@ def figure_of(height: float = 3.6, columns: int = 1) -> tuple[Any, Any]:
     return figure, axes if columns > 1 else axes[0]
 
 
-def legend(axis: Any, *, ncols: int = 1, **options: Any) -> None:
-    """The legend of an axis or of a figure, without a frame, and not wider than a phone."""
-    for text in axis.legend(frameon=False, ncols=min(ncols, 2) if _on_phone.get() else ncols, **options).get_texts():
+def legend(axis: Any, **options: Any) -> None:
+    """The legend inside an axis, without a frame."""
+    for text in axis.legend(frameon=False, **options).get_texts():
         text.set_color(COLOUR["ink"])
+
+
+def legend_above(figure: Any, axis: Any, columns: int) -> None:
+    """The legend of an axis above the figure, in so many columns; on a phone, in no more than there is room for."""
+    handles, labels = axis.get_legend_handles_labels()
+    room = 3 if max(map(len, labels)) < _LONG else 2
+    options = {"loc": "outside upper left", "ncols": min(columns, room) if on_phone() else columns, "fontsize": 9}
+    legend(figure, handles=handles, labels=labels, columnspacing=1.2, handlelength=1.4, **options)
+
+
+def on_phone() -> bool:
+    """Whether what is drawn is for a phone."""
+    return _on_phone.get()
 
 
 def svg(figure: Any, name: str) -> str:
     """The figure as an SVG element without size, with text as text, and with the page's colours."""
     import matplotlib as mpl
 
+    if on_phone():
+        for axis in figure.axes:
+            axis.set_xlabel(textwrap.fill(axis.get_xlabel(), 32))
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name} {_on_phone.get()}"}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name} {on_phone()}"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -112,6 +131,7 @@ def round_ticks(axis: Any, unit: str = "") -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(10, (1.0,) if high / low > 3e3 else (1.0, 2.0, 5.0)))
+    many = high / low > (30 if on_phone() else 3e3)
+    axis.set_major_locator(LogLocator(10, (1.0,) if many else (1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: f"{value:g}{unit}")

@@ -45,7 +45,7 @@ def _device(name: str, runs: Sequence[Run]) -> str:
         axis.plot(*zip(*points, strict=True), style, color=COLOUR[_COLOURS[number % len(_COLOURS)]], label=label)
     axis.set_xticks(range(len(runs)), [_when(run) for run in runs], rotation=30, ha="right", fontsize=8)
     axis.set_ylim(bottom=0)
-    axis.set_title(name, fontsize=10, loc="left")
+    axis.set_title(name, fontsize=10, loc="left", color=COLOUR["ink"])
     legend(figure, loc="outside lower left", fontsize=8)
     return svg(figure, f"History on {name}")
 

@@ -6,6 +6,9 @@ import html
 from collections.abc import Sequence
 from typing import NamedTuple
 
+SHORT = {"forward": "fwd", "forward+backward": "fwd+bwd"}
+"""Directions where there is little room."""
+
 
 class Section(NamedTuple):
     """A heading, what to know before one reads on (HTML), and the content (HTML); nothing is shown without content."""

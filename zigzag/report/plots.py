@@ -10,7 +10,10 @@ from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.rows import Row
 from zigzag.bench.sweep import Point
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS
-from zigzag.report.draw import COLOUR, LABELS, figure_of, legend, responsive, round_ticks, svg
+from zigzag.report.draw import COLOUR, LABELS, figure_of, legend, legend_above, on_phone, responsive, round_ticks, svg
+
+_APART = 1.35
+"""Factor between the heights of two names on the roofline."""
 
 
 @responsive
@@ -48,7 +51,7 @@ def speedups(rows: Sequence[Row]) -> str:
     axis.set_xlabel("time of stock PyTorch / time of zigzag")
     for side in sides:
         axis.barh(places[0], 0, color=COLOUR[side], label=LABELS[side])
-    legend(axis, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    legend_above(figure, axis, 3)
     return svg(figure, "Speedups")
 
 
@@ -76,7 +79,7 @@ def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) ->
     for side in (OURS, EAGER, COMPILED, COMMUTED):
         if any(row.backend == side for row in chosen):
             axis.plot([], [], "o", color=COLOUR[side], label=LABELS[side])
-    legend(axis, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    legend_above(figure, axis, 4)
     return svg(figure, "Time over the floor")
 
 
@@ -102,6 +105,7 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
         roof = [min(x * bandwidth, ceilings.arithmetic) / 1e9 for x in steps]
         label = f"{bandwidth / 1e9:.0f} GB/s ({footprint >> 20} MiB), {ceilings.arithmetic / 1e9:.0f} Gflop/s"
         axis.plot(steps, roof, style, color=COLOUR["ink"], linewidth=1.4, label=label)
+    named: list[tuple[float, float, str]] = []
     for name, members in _groups(chosen).items():
         attained = {row.backend: row.flops / (row.median or math.inf) / 1e9 for row in members}
         x = members[0].flops / members[0].bytes
@@ -110,8 +114,9 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
         for side, y in attained.items():
             axis.plot(x, y, "o", color=COLOUR[side], markersize=8, markerfacecolor="none" if small else COLOUR[side])
         if OURS in attained and not small:
-            place, text = (x, attained[OURS]), name.removesuffix(", fwd")
-            axis.annotate(text, place, (8, -4), textcoords="offset points", fontsize=8, color=COLOUR["muted"])
+            named.append((x, attained[OURS], name.removesuffix(", fwd")))
+    if not on_phone():
+        _label(axis, named)
     for side in (OURS, EAGER):
         axis.plot([], [], "o", color=COLOUR[side], label=f"{LABELS[side]} (open: 1x1 region kernel)")
     axis.set_xscale("log")
@@ -122,6 +127,15 @@ def roofline(rows: Sequence[Row], ceilings: Ceilings) -> str:
     axis.set_ylabel("Gflop/s")
     legend(axis, loc="lower right", fontsize=9)
     return svg(figure, "Roofline")
+
+
+def _label(axis: Any, named: Sequence[tuple[float, float, str]]) -> None:
+    """Names at the right of their points, moved up where one would cover the one below."""
+    last = 0.0
+    for x, y, name in sorted(named, key=lambda one: one[1]):
+        last = max(y, last * _APART)
+        place = (x * 1.15, last)
+        axis.annotate(name, (x, y), place, va="center", fontsize=8, color=COLOUR["muted"])
 
 
 @responsive
@@ -169,8 +183,7 @@ def against_grids(points: Sequence[Point]) -> str:
     axes[0].set_xlabel("number of grids (of 3, 5, 7, 9)")
     axes[1].set_xlabel("K of a single grid of K x K cells")
     axes[0].set_ylabel("milliseconds, level 1")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend(figure, handles=handles, labels=labels, loc="outside upper left", ncols=3)
+    legend_above(figure, axes[0], 3)
     return svg(figure, "Time against the grids")
 
 

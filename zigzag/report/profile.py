@@ -9,7 +9,7 @@ from zigzag.profile.ranges import BACKWARD, FORWARD
 from zigzag.profile.result import Result
 from zigzag.profile.rows import COLUMNS, part_of
 from zigzag.profile.trace import HOST, OTHER
-from zigzag.report.draw import COLOUR, figure_of, legend, responsive, svg
+from zigzag.report.draw import COLOUR, figure_of, legend_above, responsive, svg
 from zigzag.report.parts import Section, table
 
 _PARTS = {
@@ -54,8 +54,8 @@ def sections(found: Result) -> list[Section]:
         ),
         Section(
             "Memory over a pass",
-            "What torch's allocator holds above the start of the pass: it rises while autograd saves, and falls as the "
-            "backward pass consumes what was saved.",
+            "What torch's allocator holds above the start of the pass: it rises while autograd saves; in the backward "
+            "pass gradients of parameters come, and what was saved goes.",
             memory(found) + _peaks(found),
         ),
     ]
@@ -93,7 +93,7 @@ def _bars(sums: dict[str, dict[str, float]], name: str) -> str:
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
     axis.set_xlabel("milliseconds")
-    legend(axis, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    legend_above(figure, axis, 4)
     return svg(figure, name)
 
 

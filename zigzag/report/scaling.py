@@ -8,8 +8,8 @@ from typing import Any
 
 from zigzag.bench.workload import FLOOR, OURS
 from zigzag.config import NeckConfig
-from zigzag.report.draw import COLOUR, figure_of, legend, responsive, round_ticks, svg
-from zigzag.report.parts import Section, table
+from zigzag.report.draw import COLOUR, figure_of, legend_above, responsive, round_ticks, svg
+from zigzag.report.parts import SHORT, Section, table
 from zigzag.scaling.curves import Curve, Growth
 from zigzag.scaling.processes import Step
 from zigzag.scaling.result import Result
@@ -60,11 +60,11 @@ def _time(growth: Growth) -> str:
         for curve in growth.curves:
             if curve.direction == direction:
                 _curve(axis, curve)
-        axis.set_title(direction, fontsize=10, loc="left")
+        axis.set_title(direction, fontsize=10, loc="left", color=COLOUR["ink"])
         axis.set_xlabel(growth.unit)
         _logarithmic(axis, [timing.value for timing in growth.curves[0].timings])
     axes[0].set_ylabel("milliseconds")
-    _joint_legend(figure, axes[0])
+    legend_above(figure, axes[0], 4)
     return svg(figure, f"Time against {growth.axis}")
 
 
@@ -90,7 +90,7 @@ def _memory(growth: Growth) -> str:
     axis.set_xlabel(growth.unit)
     axis.set_ylabel("MiB")
     _logarithmic(axis, values)
-    _joint_legend(figure, axis)
+    legend_above(figure, axis, 4)
     return svg(figure, f"Memory against {growth.axis}")
 
 
@@ -104,21 +104,16 @@ def _logarithmic(axis: Any, values: Sequence[int]) -> None:
     round_ticks(axis.yaxis)
 
 
-def _joint_legend(figure: Any, axis: Any) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    legend(figure, handles=handles, labels=labels, loc="outside upper left", ncols=4, fontsize=9)
-
-
 def _exponents(growth: Sequence[Growth]) -> str:
     lines = []
     for one in growth:
         for curve in one.curves:
-            what = f"{'neck' if curve.side == OURS else 'convolutions alone'}, {curve.direction}"
+            what = f"{'neck' if curve.side == OURS else 'convolutions'}, {SHORT[curve.direction]}"
             own = curve.exponent
             spread = f"{own.p20:.2f} to {own.p80:.2f}"
-            lines.append([one.unit, what, f"{own.median:.2f}", spread, f"{curve.predicted:.2f}"])
+            lines.append([one.axis, what, f"{own.median:.2f}", spread, f"{curve.predicted:.2f}"])
         if one.axis != "threads":
-            lines.append([one.unit, "bytes saved", f"{one.exponent:.2f}", "exact", f"{one.predicted:.2f}"])
+            lines.append([one.axis, "bytes saved", f"{one.exponent:.2f}", "exact", f"{one.predicted:.2f}"])
     return table(["x", "y", "measured", "p20 to p80", "predicted"], lines, text=2)
 
 

@@ -36,5 +36,5 @@ td.ours { font-weight: 650; } .good { color: var(--good); } .bad { color: var(--
   main { padding: 28px 16px 48px; } h1 { font-size: 28px; } .panel { padding: 14px; }
   .broad { display: none; } .narrow { display: block; }
   .pictures { gap: 8px; } figcaption { font-size: 12px; line-height: 1.35; }
-  td, th { padding: 6px 8px; } td.text { min-width: 130px; } }
+  table { font-size: 13px; } td, th { padding: 6px; } td.text { min-width: 84px; } }
 """

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import FileStore
+from torch.multiprocessing.spawn import start_processes
 
 from zigzag.bench.settings import SEED
 from zigzag.bench.timing import timed
@@ -74,7 +76,7 @@ def measure(processes: int, model: Model, rounds: int) -> Step:
     """Time steps on so many processes of this machine."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (processes, model, rounds, folder)
-        torch.multiprocessing.start_processes(_work, arguments, processes, start_method="spawn")  # type: ignore[no-untyped-call]
+        start_processes(_work, arguments, processes, start_method="spawn")  # type: ignore[no-untyped-call]
         found: dict[str, Any] = json.loads((Path(folder) / "step.json").read_text())
     return Step(processes=processes, sent=all_reduce_bytes(found["gradients"], processes), **found)
 
@@ -83,7 +85,7 @@ def _work(rank: int, processes: int, model: Model, rounds: int, folder: str) -> 
     """What every process does; the first writes down what it saw."""
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = distributed.FileStore(f"{folder}/store", processes)
+    store = FileStore(f"{folder}/store", processes)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     alone = model.build()
     joint = nn.parallel.DistributedDataParallel(alone, broadcast_buffers=False)
@@ -94,7 +96,8 @@ def _work(rank: int, processes: int, model: Model, rounds: int, folder: str) -> 
 
     def step(network: nn.Module) -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(images), labels).backward()
+        loss: Tensor = nn.functional.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     kinds: dict[str, Callable[[], object]] = {
