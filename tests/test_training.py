@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import torch
 from torch.testing import assert_close
 
 pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
@@ -18,9 +14,9 @@ pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigza
 pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[train]")
 
 from PIL import Image
+from runs import process, weights
 from segmentation_files import TINY, folder_set, write_image
 
-import zigzag
 from zigzag import cli
 from zigzag.data import shapes
 from zigzag.tasks import ablate, curves
@@ -39,10 +35,6 @@ def fit(folder, *words, steps=4, every=2):
         f"--trainer.default_root_dir={folder}",
     ]
     return cli.main(["fit", *TINY, *run, *words])
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 @pytest.fixture(scope="module")
@@ -125,34 +117,10 @@ class TestResume:
         assert validated[0] == validated[1]
 
 
-def process(arguments, folder, processes=1):
-    """`zigzag fit` in processes of its own, as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = [
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={processes}",
-        "--master-addr=127.0.0.1",
-        f"--master-port={port}",
-    ]
-    path = os.pathsep.join([str(Path(zigzag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    words = [sys.executable, *(start if processes > 1 else []), "-m", "zigzag", "fit", *TINY, *arguments]
-    done = subprocess.run(
-        [*words, f"--trainer.default_root_dir={folder}"],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_two_processes_give_the_gradients_of_one_with_the_joint_batch(tmp_path):
     """After one step of plain gradient descent in float64, the weights differ as the gradients do."""
     words = [
+        *TINY,
         "--trainer.max_steps=1",
         "--trainer.val_check_interval=1",
         "--trainer.precision=64-true",

@@ -32,10 +32,10 @@ class TrainingInstances(Dataset[Item]):
             pixels, masks = pixels[:, ::-1], masks[:, :, ::-1]
             boxes[:, [0, 2]] = pixels.shape[1] - boxes[:, [2, 0]]
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255,
+            "image": torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255,
             "boxes": torch.from_numpy(boxes),
             "labels": torch.from_numpy(found.labels),
-            "masks": torch.from_numpy(np.ascontiguousarray(masks)),
+            "masks": torch.from_numpy(masks.copy()),
             "seed": seed,
         }
 

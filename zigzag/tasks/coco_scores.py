@@ -75,7 +75,9 @@ def results_of(
 def evaluate(truth: Any, results: Sequence[Result], kind: Kind) -> CocoScores:
     """The scores of results of a kind against a pycocotools.coco.COCO, over all of its images."""
     with contextlib.redirect_stdout(io.StringIO()):
-        found = truth.loadRes(list(results)) if results else indexed({**truth.dataset, "annotations": []})
+        found = (
+            truth.loadRes([dict(own) for own in results]) if results else indexed({**truth.dataset, "annotations": []})
+        )
         measured = COCOeval(truth, found, kind)
         measured.evaluate()
         measured.accumulate()

@@ -1,0 +1,42 @@
+"""`zigzag fit` in processes of its own, and what its checkpoints hold."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import zigzag
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def process(arguments, folder, processes=1):
+    """As torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = [
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={processes}",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    ]
+    path = os.pathsep.join([str(Path(zigzag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, *(start if processes > 1 else []), "-m", "zigzag", "fit", *arguments]
+    done = subprocess.run(
+        [*words, f"--trainer.default_root_dir={folder}"],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
