@@ -13,11 +13,11 @@ LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_re
 @KINDS
 def test_losses_fall_and_detections_have_their_form(kind):
     model = detector_of(kind)
-    history = train(model, 6)
+    history = train(model, 8)
     assert all(set(losses) == LOSSES for losses in history)
     totals = torch.tensor([sum(losses.values()) for losses in history])
     assert bool(totals.isfinite().all())
-    assert totals[-2:].max() < totals[:2].min()
+    assert totals[-3:].mean() < totals[:3].mean()
     images, _ = pictures()
     with torch.no_grad():
         found = model.eval()(images)
@@ -57,8 +57,14 @@ def test_nothing_above_the_threshold(kind):
 @KINDS
 @pytest.mark.parametrize("levels", ["box size", "sum"])
 def test_batch_mates_change_nothing(kind, levels):
-    """In float64: convolutions of a library may sum in another order for another size."""
-    model = detector_of(kind, roi_levels=levels).double().eval()
+    """In float64: convolutions of a library may sum in another order for another size.
+
+    Norms give something from nothing, as trained ones do, so that padding shows, and offsets move what they move.
+    """
+    model = detector_of(kind, roi_levels=levels, proposals=(20, 5)).double().eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or ".offset." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
     images = [image.double() for image in pictures()[0]]
     with torch.no_grad():
         together = model(images)

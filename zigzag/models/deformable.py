@@ -84,8 +84,9 @@ def deformable_roi_align(
     points = torch.stack(grid, -1).flatten(0, 1)[None]
     with torch.autocast(x.device.type, enabled=False):
         sampled = F.grid_sample(x, points, padding_mode="border", align_corners=False)[0]
-    sampled = sampled.unflatten(1, (-1, size * samples)).transpose(0, 1) * inside[:, None]
-    return sampled.unflatten(3, (size, samples)).unflatten(2, (size, samples)).mean((3, 5))
+    sampled = sampled.reshape(x.shape[1], len(boxes), size, samples, size, samples)
+    inside = inside.reshape(len(boxes), size, samples, size, samples)
+    return (sampled * inside).mean((3, 5)).transpose(0, 1)
 
 
 class DeformableRoIAlign(nn.Module):
@@ -110,14 +111,16 @@ class DeformableRoIAlign(nn.Module):
         self.offset = nn.Linear(channels * PARTS**2, 2 * PARTS**2)
         for parameter in self.offset.parameters():
             nn.init.zeros_(parameter)
-            parameter.register_hook(lambda gradient: OFFSET_RATE * gradient)
+            parameter.register_hook(lambda gradient: OFFSET_RATE * gradient)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sizes) -> Tensor:
         """As `RoIAlign.forward`: (n, C, size, size) for the boxes of all images, one image's after the other."""
         offsets = GAMMA * self.offset(self.plain(x, boxes, image_shapes).flatten(1)).view(-1, 2, PARTS, PARTS)
         repeats = self.output_size // PARTS
         offsets = offsets.repeat_interleave(repeats, 2).repeat_interleave(repeats, 3)
-        images = zip(maps_of_images(x, image_shapes), boxes, offsets.split([len(box) for box in boxes]), strict=True)
+        images = zip(
+            maps_of_images(x, image_shapes), boxes, torch.split(offsets, [len(box) for box in boxes]), strict=True
+        )
         return torch.cat([self._of_image(*image) for image in images])
 
     def _of_image(self, maps: Mapping[str, Tensor], boxes: Tensor, offsets: Tensor) -> Tensor:

@@ -89,12 +89,12 @@ class FCISHeads(RoIHeads):  # type: ignore[misc]
             return [], self._losses(features, proposals, image_shapes, cast(list[Target], targets))
         first = self._read(features, proposals, image_shapes)
         counts = [len(boxes) for boxes in proposals]
-        refined = self.box_coder.decode(first.deltas, proposals)[:, 0].split(counts)
+        refined = list(torch.split(self.box_coder.decode(first.deltas, proposals)[:, 0], counts))
         refined = [clip_boxes_to_image(boxes, size) for boxes, size in zip(refined, image_shapes, strict=True)]
         second = self._read(features, refined, image_shapes)
         # Of every image both rounds: its boxes, what they read, and of what class they are.
         rounds = [
-            zip(boxes, read.pairs.split(counts), read.classes.split(counts), strict=True)
+            zip(boxes, torch.split(read.pairs, counts), torch.split(read.classes, counts), strict=True)
             for boxes, read in ((proposals, first), (refined, second))
         ]
         return [self._detections(*map(torch.cat, zip(*image, strict=True))) for image in zip(*rounds, strict=True)], {}
@@ -166,13 +166,13 @@ def vote(boxes: Tensor, pairs: Tensor, scores: Tensor, detections: Tensor, label
     points = corner + side * centres[:, None]  # (pairs, M, 2), x and y
     voter, voter_side = boxes[region, None, :2], (boxes[:, 2:] - boxes[:, :2])[region, None]
     at = 2 * (points - voter) / voter_side - 1
-    grid = torch.stack(torch.broadcast_tensors(at[:, None, :, 0], at[:, :, None, 1]), -1)
+    grid = torch.stack([at[:, None, :, 0].expand(-1, size, -1), at[:, :, None, 1].expand(-1, -1, size)], -1)
     seen = F.grid_sample(masks[:, None], grid.to(masks.dtype), padding_mode="border", align_corners=False)
     seen = seen * (grid.abs() <= 1).all(-1)[:, None]
     weights = scores[region, label]
     counts = torch.bincount(detection, minlength=len(detections)).tolist()
     voted = [
         torch.einsum("p,pcij->cij", weight / weight.sum(), mask)
-        for weight, mask in zip(weights.split(counts), seen.split(counts), strict=True)
+        for weight, mask in zip(torch.split(weights, counts), torch.split(seen, counts), strict=True)
     ]
     return torch.stack(voted) if voted else seen.new_zeros(0, 1, size, size)

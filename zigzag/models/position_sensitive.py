@@ -72,9 +72,9 @@ class PositionSensitiveScores(nn.Module):
         pooled = position_sensitive_pool(x, rois, BINS, 1, stride=stride, valid=valid)
         ones = x.new_ones(1).expand(x.shape[0], 1, *x.shape[2:])
         filled = position_sensitive_pool(ones, rois, BINS, 1, stride=stride, valid=valid)  # 0 where a bin is empty
-        cells = pooled.permute(0, 2, 3, 1).unflatten(2, (CELLS, -1)).unflatten(1, (CELLS, -1))
-        weight = self.convolution.weight.view(-1, CELLS, CELLS, x.shape[1])
-        scores = torch.einsum("rapbqc,oabc->rapbqo", cells, weight).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
         repeats = BINS // CELLS
+        cells = pooled.permute(0, 2, 3, 1).reshape(-1, CELLS, repeats, CELLS, repeats, x.shape[1])
+        weight = self.convolution.weight.view(-1, CELLS, CELLS, x.shape[1])
+        scores = torch.einsum("rapbqc,oabc->rapbqo", cells, weight).reshape(-1, BINS, BINS, len(weight))
         shift = bias.view(-1, CELLS, CELLS).repeat_interleave(repeats, 1).repeat_interleave(repeats, 2)
-        return scores + (filled * shift).to(scores.dtype)
+        return scores.permute(0, 3, 1, 2) + (filled * shift).to(scores.dtype)
