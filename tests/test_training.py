@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from torch.testing import assert_close
 
 pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
