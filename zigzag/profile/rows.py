@@ -104,7 +104,7 @@ def _rows(passes: Sequence[Pass], known: Costs, ceilings: Ceilings, group: Calla
     found = []
     for key, keys in members.items():
         seconds = [own.get(key, 0.0) for own in times]
-        steps = [step for one in keys if passes[0].spent[one].calls for step in known.get(one, ())]
+        steps = [step for one in keys for step in known.get(one, ())]
         middle, all_ = statistics.median(seconds), cost.total(steps)
         least = ceilings.least_seconds(steps) if steps else None
         found.append(
