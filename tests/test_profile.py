@@ -281,6 +281,7 @@ def small(monkeypatch, tmp_path):
     """`zigzag profile` with necks of 8 channels and one pass."""
     pytest.importorskip("torchvision")
     pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
     import zigzag.models  # its classes derive from the true neck
     from zigzag.profile import run
 
