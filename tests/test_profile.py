@@ -165,6 +165,17 @@ class TestRanges:
         assert all(map(torch.equal, plain, inside))
         assert [dict(module.__dict__) for module in neck.modules()] == before
 
+    def test_a_backward_pass_outside_has_none(self, neck, tmp_path):
+        with ranges(neck):
+            outputs = neck(maps())
+        with torch.profiler.profile() as profiler:
+            sum(output.sum() for output in outputs).backward()
+        profiler.export_chrome_trace(str(tmp_path / "trace.json"))
+        events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+        names = {event["name"] for event in events}
+        assert "ConvolutionBackward0" in names
+        assert not [name for name in names if name.startswith("backward:")]
+
     def test_they_are_left_when_the_neck_raises(self, neck):
         with pytest.raises(ValueError, match="features"), ranges(neck):
             neck(maps()[:1])
@@ -270,6 +281,7 @@ def small(monkeypatch, tmp_path):
     """`zigzag profile` with necks of 8 channels and one pass."""
     pytest.importorskip("torchvision")
     pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
     import zigzag.models  # its classes derive from the true neck
     from zigzag.profile import run
 

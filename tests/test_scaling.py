@@ -98,6 +98,7 @@ def test_a_step_on_two_processes():
 class TestCommand:
     def test_curves_a_table_and_a_page(self, tmp_path, capsys, monkeypatch):
         pytest.importorskip("rich")
+        pytest.importorskip("matplotlib")
         from zigzag.scaling import run
 
         monkeypatch.setattr("zigzag.scaling.command.hold_allocator", lambda _: None)
@@ -130,5 +131,6 @@ class TestCommand:
     )
     def test_bad_words(self, words, message, capsys):
         pytest.importorskip("rich")
+        pytest.importorskip("matplotlib")
         assert main(["scale", *words]) == 2
         assert message in capsys.readouterr().err

@@ -6,10 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zigzag.bench.settings import BenchError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @contextmanager
@@ -27,6 +31,16 @@ def whole(path: Path) -> Iterator[Path]:
         raise BenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: DataclassInstance, schema: int) -> None:
+    """Write a dataclass as one JSON object, with the number of its schema.
+
+    Raises:
+        BenchError: the file cannot be written.
+    """
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps({"schema": schema, **asdict(content)}), encoding="utf-8")
 
 
 def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zigzag.bench.ceilings import Ceilings
-from zigzag.bench.files import read_json, whole
+from zigzag.bench.files import read_json, write_json
 from zigzag.bench.rows import Row
 from zigzag.bench.sweep import Point
 
@@ -44,8 +43,7 @@ class Session:
 
 def write(path: Path, session: Session) -> None:
     """Write a session to a JSON file."""
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(session)}), encoding="utf-8")
+    write_json(path, session, SCHEMA)
 
 
 def read(path: Path) -> Session:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from zigzag.bench.files import read_json, whole
+from zigzag.bench.files import read_json, write_json
 from zigzag.bench.rows import Machine
 from zigzag.profile.rows import Peak, Row
 from zigzag.profile.trace import Moment
@@ -48,8 +47,7 @@ def thinned(moments: Sequence[Moment], most: int) -> list[Moment]:
 
 def write(path: Path, result: Result) -> None:
     """Write a profile to a JSON file."""
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(result)}), encoding="utf-8")
+    write_json(path, result, SCHEMA)
 
 
 def read(path: Path) -> Result:

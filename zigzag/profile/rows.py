@@ -14,7 +14,7 @@ from zigzag.config import NeckConfig
 from zigzag.profile.ranges import BACKWARD, FORWARD
 from zigzag.profile.trace import Key, Moment, Pass
 
-COLUMNS = ("calls", "ms", "p20-p80", "of the pass", "GB/s", "Gflop/s", "roofline")
+COLUMNS = ("calls", "ms", "p20-p80", "of the pass", "MB", "GB/s", "Gflop", "Gflop/s", "roofline")
 """Headings of `Row.cells`."""
 
 Costs = Mapping[Key, Sequence[cost.Cost]]
@@ -50,16 +50,13 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """For a table with `COLUMNS`; empty where the cost model knows nothing."""
-        known = self.roofline is not None
-        return (
-            str(self.calls or ""),
-            f"{1e3 * self.seconds:.4g}",
-            f"{1e3 * self.p20:.4g}-{1e3 * self.p80:.4g}",
-            f"{self.share:.1%}",
-            f"{self.bytes / self.seconds / 1e9:.3g}" if known else "",
-            f"{self.flops / self.seconds / 1e9:.3g}" if known else "",
-            f"{self.roofline:.0%}" if known else "",
-        )
+        spread = f"{1e3 * self.p20:.4g}-{1e3 * self.p80:.4g}"
+        times = str(self.calls or ""), f"{1e3 * self.seconds:.4g}", spread, f"{self.share:.1%}"
+        if self.roofline is None:
+            return (*times, "", "", "", "", "")
+        moved, done = self.bytes / 1e9, self.flops / 1e9
+        rates = f"{moved / self.seconds:.3g}", f"{done:.3g}", f"{done / self.seconds:.3g}"
+        return (*times, f"{1e3 * moved:.4g}", *rates, f"{self.roofline:.0%}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def _rows(passes: Sequence[Pass], known: Costs, ceilings: Ceilings, group: Calla
     found = []
     for key, keys in members.items():
         seconds = [own.get(key, 0.0) for own in times]
-        steps = [step for one in keys if passes[0].spent[one].calls for step in known.get(one, ())]
+        steps = [step for one in keys for step in known.get(one, ())]
         middle, all_ = statistics.median(seconds), cost.total(steps)
         least = ceilings.least_seconds(steps) if steps else None
         found.append(

@@ -12,7 +12,7 @@ from zigzag.bench.settings import ALLOCATOR
 from zigzag.bench.workload import FLOOR, OURS
 from zigzag.report import plots
 from zigzag.report.draw import LABELS
-from zigzag.report.parts import SHORT, Section
+from zigzag.report.parts import SHORT, Section, cells
 
 
 def sections(run: Run, session: Session) -> list[Section]:
@@ -77,9 +77,10 @@ def _shown(rows: Sequence[Row]) -> list[Row]:
 def _reading() -> str:
     held = ", ".join(f"<code>{name}={value}</code>" for name, value in ALLOCATOR.items())
     return (
-        "Medians with the 20th and 80th percentile. Error ratio: error against float64 over stock PyTorch's in the "
-        "same dtype; above 2 a result is WRONG and gets no time. Roofline: least time under the ceilings / median; "
-        f"above 100 % means that data came from a cache. The allocator is held for all sides by {held}."
+        "Medians with the 20th and 80th percentile. A case opens to its shape and its command. Error ratio: error "
+        "against float64 over stock PyTorch's in the same dtype; above 2 a result is WRONG and gets no time. Roofline: "
+        "least time under the ceilings / median; above 100 % means that data came from a cache. The "
+        f"allocator is held for all sides by {held}."
     )
 
 
@@ -91,17 +92,17 @@ def _figure_table(figures: Sequence[Figure]) -> str:
     if not figures:
         return ""
     sides = [side for side in COLUMNS if any(side in figure.values for figure in figures)]
-    head = _cells("th", ["what", "region kernel", "target", *(LABELS[side] for side in sides)], text=1)
+    head = cells("th", ["what", "region kernel", "target", *(LABELS[side] for side in sides)], text=1)
     lines = []
     for figure in figures:
         kernel = f"{figure.kernel}×{figure.kernel}" if figure.kernel else ""
-        cells = [f'<td class="text">{html.escape(figure.what)}</td><td>{kernel}</td><td>≤ {figure.target:g}</td>']
+        line = [f'<td class="text">{html.escape(figure.what)}</td><td>{kernel}</td><td>≤ {figure.target:g}</td>']
         for side in sides:
             value = figure.values.get(side)
             mark = ("ours good" if figure.reached else "ours bad") if side == OURS else ""
-            cells.append(f'<td class="{mark}">{"–" if value is None else f"{value:.3g}"}</td>')
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+            line.append(f'<td class="{mark}">{"–" if value is None else f"{value:.3g}"}</td>')
+        lines.append(f"<tr>{''.join(line)}</tr>")
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def _row_table(rows: Sequence[Row]) -> str:
@@ -120,9 +121,9 @@ def _row_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         kernel = f" {row.kernel}×{row.kernel}" if row.kernel else ""
-        title = html.escape(f"{row.shape} · {row.reproduce}")
+        more = f"{html.escape(row.shape)}<br><code>{html.escape(row.reproduce)}</code>"
         start = [
-            f'<td class="text" title="{title}">{row.case}{kernel}</td>',
+            f'<td class="text"><details><summary>{row.case}{kernel}</summary>{more}</details></td>',
             f"<td>{SHORT[row.direction]}</td>",
         ]
         ours = ' class="ours"' if row.backend == OURS else ""
@@ -141,10 +142,6 @@ def _row_table(rows: Sequence[Row]) -> str:
             "" if row.error_ratio is None else f"{row.error_ratio:.2f}",
             "" if row.roofline is None else f"{row.roofline:.0%}",
         ]
-        lines.append(f"<tr>{''.join(start)}{_cells('td', numbers)}</tr>")
-    return f"<table><tr>{_cells('th', names, text=1)}</tr>{''.join(lines)}</table>"
-
-
-def _cells(tag: str, values: Sequence[str], text: int = 0) -> str:
-    classes = [' class="text"' if i < text else "" for i in range(len(values))]
-    return "".join(f"<{tag}{kind}>{value}</{tag}>" for kind, value in zip(classes, values, strict=True))
+        lines.append(f"<tr>{''.join(start)}{cells('td', numbers)}</tr>")
+    head = cells("th", names, text=1)
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'

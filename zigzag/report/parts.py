@@ -20,11 +20,12 @@ class Section(NamedTuple):
 
 def table(names: Sequence[str], lines: Sequence[Sequence[str]], *, text: int) -> str:
     """A table of plain text; the first ``text`` columns are words, the others numbers."""
-    head = _cells("th", names, text)
-    body = "".join(f"<tr>{_cells('td', line, text)}</tr>" for line in lines)
+    head = cells("th", [html.escape(name) for name in names], text)
+    body = "".join(f"<tr>{cells('td', [html.escape(value) for value in line], text)}</tr>" for line in lines)
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>' if lines else ""
 
 
-def _cells(tag: str, values: Sequence[str], text: int) -> str:
+def cells(tag: str, values: Sequence[str], text: int = 0) -> str:
+    """Cells of a row, from HTML; the first ``text`` of them are words."""
     kinds = [' class="text"' if i < text else "" for i in range(len(values))]
-    return "".join(f"<{tag}{kind}>{html.escape(value)}</{tag}>" for kind, value in zip(kinds, values, strict=True))
+    return "".join(f"<{tag}{kind}>{value}</{tag}>" for kind, value in zip(kinds, values, strict=True))

@@ -30,11 +30,13 @@ th { text-align: right; color: var(--muted); font-weight: 500; padding: 6px 10px
   border-bottom: 1px solid var(--line); }
 td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr:last-child td { border-bottom: 0; } th.text, td.text { text-align: left; } td.text { white-space: normal; }
+summary { cursor: pointer; } details[open] { max-width: 420px; color: var(--muted); }
 td.ours { font-weight: 650; } .good { color: var(--good); } .bad { color: var(--bad); font-weight: 650; }
 .banner { border-left: 4px solid var(--bad); padding: 10px 16px; background: var(--panel); margin: 20px 0; }
 @media (max-width: 720px) {
   main { padding: 28px 16px 48px; } h1 { font-size: 28px; } .panel { padding: 14px; }
   .broad { display: none; } .narrow { display: block; }
   .pictures { gap: 8px; } figcaption { font-size: 12px; line-height: 1.35; }
-  table { font-size: 13px; } td, th { padding: 6px; } td.text { min-width: 84px; } }
+  table { font-size: 13px; } td, th { padding: 6px; } td.text { min-width: 84px; }
+  tr > .text:first-child { position: sticky; left: 0; background: var(--panel); } }
 """

@@ -70,7 +70,10 @@ UNITS = {
     "levels": "levels L, from the finest on",
     "threads": "threads",
 }
-"""The axes, in the order of the report."""
+"""What varies within one process, in the order of the report."""
+
+PROCESSES = "processes"
+AXES = (*UNITS, PROCESSES)
 
 
 def axis(name: str, middle: Shape) -> Axis:

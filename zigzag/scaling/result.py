@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zigzag.bench.files import read_json, whole
+from zigzag.bench.files import read_json, write_json
 from zigzag.bench.rows import Machine
 from zigzag.scaling.curves import Curve, Growth, Memory, Timing
 from zigzag.scaling.fit import Exponent
@@ -38,8 +37,7 @@ class Result:
 
 def write(path: Path, result: Result) -> None:
     """Write a run to a JSON file."""
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(result)}), encoding="utf-8")
+    write_json(path, result, SCHEMA)
 
 
 def read(path: Path) -> Result:

@@ -16,13 +16,10 @@ from zigzag.bench.settings import BenchError
 from zigzag.bench.workload import FLOOR
 from zigzag.report import page
 from zigzag.scaling import processes, result
-from zigzag.scaling.axes import UNITS, Shape, axis
+from zigzag.scaling.axes import PROCESSES, Shape, axis
 from zigzag.scaling.curves import Growth, grow
 from zigzag.scaling.processes import Model, Step
 from zigzag.scaling.result import Result
-
-PROCESSES = "processes"
-AXES = (*UNITS, PROCESSES)
 
 _ROUNDS = 5
 
