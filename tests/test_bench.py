@@ -239,6 +239,16 @@ class TestCases:
             assert side == FLOOR or row.error_ratio <= 2
         assert rows[FLOOR, "forward"].over_floor == 1.0
 
+    @pytest.mark.parametrize("name", ["region_stats.level1", "region_codes", "region_norm", "dense_pathway.level1"])
+    @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+    def test_operations_are_right_in_another_dtype_and_layout(self, work, name, layout):
+        form = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        features = [feature.bfloat16().contiguous(memory_format=form) for feature in work.features]
+        case = build(name, Workload(features, build_neck(features, 3)))
+        assert (case.variant.dtype, case.variant.layout) == ("bfloat16", layout)
+        for checks in runner.check_directions(case, ["forward", "forward+backward"]).values():
+            assert all(check.right for check in checks.values()), checks
+
     def test_the_neck_is_right_and_timed(self, work):
         rows = measured(build("neck.fuse", work))
         assert {side for side, _ in rows} == {OURS, EAGER, COMMUTED, FLOOR}

@@ -29,7 +29,7 @@ class TestSuites:
         assert {subject.entry.name for subject in found} == {entry.name for entry in REGISTRY}
         for entry in REGISTRY:
             mine = [subject.variant for subject in found if subject.entry is entry]
-            assert {variant.dtype for variant in mine} == set(DTYPES)
+            assert {variant.dtype for variant in mine} == set(DTYPES) - ({"float16"} if entry.half == () else set())
             assert {variant.layout for variant in mine} == set(entry.layouts)
         operations = [each.variant for each in found if each.entry.name in ("region_stats.level1", "region_codes")]
         assert {(v.kernel, v.grids) for v in operations} == {(k, g) for k in (3, 1) for g in REGISTRY[0].grids}

@@ -22,7 +22,7 @@ class GroupError:
 
     Attributes:
         relative: root mean square over the tensors of |result - exact| / |exact| (Euclidean norms).
-        rounding: unit roundoff of the coarsest dtype among the results.
+        rounding: unit roundoff of the coarsest dtype among results and operands.
     """
 
     relative: float
@@ -49,12 +49,15 @@ class Verdict:
         return self.ratio <= MOST_RATIO
 
 
-def group_errors(results: Results, exact: Results) -> dict[str, GroupError]:
-    """Errors of ``results`` by group; infinite where a result is not finite or has another shape than ``exact``."""
+def group_errors(results: Results, exact: Results, dtype: torch.dtype = torch.float32) -> dict[str, GroupError]:
+    """Errors of ``results`` by group; infinite where a result is not finite or has another shape than ``exact``.
+
+    ``dtype`` is that of the operands: a result in float32 is no closer than operands in bfloat16 let it be.
+    """
     errors = {}
     for group, tensors in results.items():
         squares = [_relative_error(ours, right) ** 2 for ours, right in zip(tensors, exact[group], strict=True)]
-        rounding = max(torch.finfo(tensor.dtype).eps for tensor in tensors) / 2
+        rounding = max(torch.finfo(kind).eps for kind in (dtype, *(tensor.dtype for tensor in tensors))) / 2
         errors[group] = GroupError(math.sqrt(sum(squares) / len(squares)), rounding)
     return errors
 

@@ -229,7 +229,8 @@ def _away_from_kink(base: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     with torch.no_grad():
         scale, shift = scale[:, :, None, None], shift[:, :, None, None]
         entered = base * scale + shift
-        return leaf(base + _MARGIN * torch.where(entered < 0, -1, 1) * (entered.abs() < _MARGIN) / scale)
+        moved = base + _MARGIN * torch.where(entered < 0, -1, 1) * (entered.abs() < _MARGIN) / scale
+        return leaf(moved.to(base.dtype))
 
 
 def with_reference(

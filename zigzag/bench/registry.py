@@ -49,6 +49,7 @@ class Entry:
         grids: that it is measured with; () where they play no part.
         layouts: of maps, or of the one thing it reads where it reads no map.
         directions: in which it is measured.
+        half: those measured in float16, whose range the gradients of a whole network leave without loss scaling.
         stages: of the neck that its parameters come from.
         checking: seconds that building it and checking it against float64 takes, level 1 of a 473 crop, two cores.
         timing: seconds of its time budget, all directions.
@@ -60,6 +61,7 @@ class Entry:
     grids: tuple[Grids, ...] = GRIDS
     layouts: tuple[Layout, ...] = LAYOUTS
     directions: tuple[Direction, ...] = DIRECTIONS
+    half: tuple[Direction, ...] = DIRECTIONS
     stages: int = 1
     checking: float = 0.3
     timing: float = 2.1
@@ -124,11 +126,11 @@ REGISTRY: tuple[Entry, ...] = (
     _pathway(2, (2, 3)),
     _pathway(3, (0, 1)),
     _pathway(4, (0, 1, 2)),
-    Entry("neck.fuse", neck.fuse, stages=3, checking=22.0, timing=30.0),
-    Entry("neck.stage", neck.stage, checking=8.0, timing=12.0),
+    Entry("neck.fuse", neck.fuse, half=("forward",), stages=3, checking=22.0, timing=30.0),
+    Entry("neck.stage", neck.stage, half=("forward",), checking=8.0, timing=12.0),
     Entry("neck.whole", neck.whole, directions=("forward",), stages=3, checking=8.0, timing=2.0),
     Entry("model.predict", model.predict, directions=("forward",), checking=10.0, timing=5.0),
-    Entry("model.step", model.step, directions=("forward+backward",), checking=12.0, timing=10.0),
+    Entry("model.step", model.step, directions=("forward+backward",), half=(), checking=12.0, timing=10.0),
 )
 
 _FIRST = (
@@ -195,7 +197,8 @@ def _subjects(suite: Callable[[Entry, Variant], bool], settings: Settings) -> li
             seen = variant if settings.dtype is None else replace(variant, dtype=CENTRE.dtype)
             fits = settings.dtype in (None, variant.dtype) and (variant.kernel or CENTRE.kernel) in settings.kernels
             if fits and suite(entry, seen):
-                found.append(Subject(entry, variant, entry.directions))
+                own = [way for way in entry.directions if variant.dtype != "float16" or way in entry.half]
+                found.append(Subject(entry, variant, tuple(own)))
     order = list(dict.fromkeys(shared(subject.variant) for subject in found))
     return sorted(found, key=lambda subject: (order.index(shared(subject.variant)), subject.entry.stages))
 

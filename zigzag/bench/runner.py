@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
+
 from zigzag.bench.accuracy import GroupError, Results, Verdict, group_errors, judge
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.devices import Timing, evict, graphed, stopwatch
@@ -14,7 +16,7 @@ from zigzag.bench.memory import peak_growth, saved_bytes
 from zigzag.bench.rows import Row, Status
 from zigzag.bench.settings import Settings
 from zigzag.bench.timing import Ratio, Run, Samples, interleave, plan, ratio, timed, warm_up
-from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, Formulation, key
+from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, key
 from zigzag.cost import total
 
 Tell = Callable[[str], None]
@@ -89,24 +91,26 @@ def check(case: Case, direction: Direction, exact: Results, device: str = "cpu")
     found = {}
     # Eager last: it needs the most memory, and the heap that it leaves behind serves all sides of the timing alike.
     for side in sorted(case.formulations, key=lambda name: (name == EAGER, name)):
-        found[side] = _first_run(case.formulations[side], direction, exact, device)
+        found[side] = _first_run(case, side, direction, exact, device)
     stock: dict[str, GroupError] = {}
     for side in case.stock.values():
         stock |= found[side].errors
     return {side: replace(one, verdict=_verdict(one, stock)) for side, one in found.items()}
 
 
-def _first_run(formulation: Formulation, direction: Direction, exact: Results, device: str) -> Check:
+def _first_run(case: Case, side: str, direction: Direction, exact: Results, device: str) -> Check:
+    formulation, dtype = case.formulations[side], getattr(torch, case.variant.dtype)
+
     def run() -> tuple[float, Results]:
         return timed(lambda: formulation.run(direction))
 
     try:
         if direction == "forward":
             seconds, results = run()
-            return Check(seconds, group_errors(results, exact))
+            return Check(seconds, group_errors(results, exact, dtype))
         with saved_bytes(formulation.parameters) as saved:
             (seconds, results), peak = peak_growth(run, device)
-        return Check(seconds, group_errors(results, exact), saved=saved.total, peak=peak)
+        return Check(seconds, group_errors(results, exact, dtype), saved=saved.total, peak=peak)
     except RuntimeError as error:
         summary = str(error).strip() or type(error).__name__
         return Check(failure=summary.splitlines()[0])
