@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "build" / "gpu"
 ON_GPU = "(cuda or triton) and not cpu"
 SMALL = "cuda and 2x20x8x6 and float32 and channels_last and test_gradients"
-PARITY = ("test_region_stats", "test_region_codes", "test_region_norm", "test_dense_pathway", "test_neck")
+PARITY = (
+    "test_region_stats", "test_region_codes", "test_region_norm", "test_dense_pathway", "test_neck",
+    "test_position_sensitive_pool",
+)  # fmt: skip
 
 
 def pytest(*arguments):
