@@ -168,7 +168,8 @@ class ShapeInstances(Shapes):
         """As `InstanceSource.truth`."""
         from pycocotools import mask as masks
 
-        images, annotations = [], []
+        images: list[Entry] = []
+        annotations: list[Entry] = []
         for index in range(len(self)):
             found = self.instances(index)
             height, width = found.masks.shape[1:]
