@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
+
 from detector_cases import check_detections, detector_of, picture, pictures, train
 
 KINDS = pytest.mark.parametrize("kind", ["deformable_rcnn", "fcis"])
