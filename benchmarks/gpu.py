@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "build" / "gpu"
-PARITY = [f"tests/test_{name}.py" for name in ("region_stats", "region_codes", "region_norm", "dense_pathway", "neck")]
+OPERATIONS = ("region_stats", "region_codes", "region_norm", "dense_pathway", "position_sensitive_pool")
+PARITY = [f"tests/test_{name}.py" for name in (*OPERATIONS, "neck")]
 # A sweep draws new shapes all the time, and Triton would compile each.
 ON_GPU = "((cuda or triton) and not cpu) and not (triton and sweep)"
 SMALL = "cuda and 2x20x8x6 and float32 and channels_last and test_gradients"

@@ -7,6 +7,9 @@ from math import floor
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
+
 from detector_cases import config_of
 from torch import nn
 from torchvision.ops import roi_align

@@ -134,6 +134,19 @@ class TestBatchMates:
                     assert_close(found[name], value)
         assert [len(found["boxes"]) for found in together] == [3] * len(images)
 
+    def test_nor_do_proposals(self):
+        """With room for few of a level, anchors in the padding would take the place of others."""
+        model, images = detector(proposals=(6, 6)).eval(), pictures()
+
+        def proposals(images):
+            batch, _ = model.transform(images)
+            return model.rpn(batch, model.backbone(batch.tensors, batch.image_sizes))[0]
+
+        model.rpn.head.cls_logits.weight.data.abs_().neg_()  # the padding, where maps are 0, scores best
+        with torch.no_grad():
+            for image, found in zip(images, proposals(images), strict=True):
+                assert_close(found, proposals([image])[0])
+
     def test_the_plain_neck_fails_it(self):
         model, images = detector().eval(), pictures()
         own, model.backbone.neck.forward = model.backbone.neck.forward, lambda maps, _: own(maps)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
+
 from detector_cases import check_detections, detector_of, picture, pictures, train
 
 KINDS = pytest.mark.parametrize("kind", ["deformable_rcnn", "fcis"])
@@ -23,6 +26,22 @@ def test_losses_fall_and_detections_have_their_form(kind):
         found = model.eval()(images)
     check_detections(images, found)
     assert any(len(own["boxes"]) for own in found)
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "deformable_rcnn", "fcis"])
+def test_autocast_trains_and_boxes_keep_their_digits(kind):
+    model = detector_of(kind, proposals=(20, 5)).train()
+    images, targets = pictures()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images, targets)
+    assert all(loss.dtype == torch.float32 and bool(loss.isfinite()) for loss in losses.values())
+    sum(losses.values()).backward()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found = model.eval()(images)
+    check_detections(images, found)
+    boxes = torch.cat([own["boxes"] for own in found])
+    assert boxes.dtype == torch.float32
+    assert not torch.equal(boxes, boxes.bfloat16().float())
 
 
 @KINDS

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
+
 from detector_cases import detector_of, picture
 from pool_cases import random_rois
 

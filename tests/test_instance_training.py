@@ -20,7 +20,7 @@ from segmentation_files import write_image
 
 from zigzag import cli
 from zigzag.data import DataError, shapes
-from zigzag.tasks import curves
+from zigzag.tasks import curves, instances
 from zigzag.tasks.cli import TASKS, prepared, task_of
 
 COUNTS = {"train": 5, "val": 2, "test": 2}
@@ -118,7 +118,7 @@ def test_a_run_goes_on_exactly(tmp_path):
 
 
 def test_two_processes_give_the_mean_of_their_images_gradients(tmp_path):
-    """As one process does that accumulates them; scores are of all images, each once."""
+    """As one process does that accumulates them."""
     words = [*TINY, "--trainer.max_steps=1", "--trainer.precision=64-true", "--model.recipe.warmup_steps=0"]
     one = [*words, "--data.batch_size=1", "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=2"]
     process(one, tmp_path / "one")
@@ -129,6 +129,17 @@ def test_two_processes_give_the_mean_of_their_images_gradients(tmp_path):
         assert_close(second[name], first[name], msg=lambda text, name=name: f"{name}: {text}")
     for name in ("val/mask_ap", "val/box_ap"):
         assert curves.read(tmp_path / "one", name) == curves.read(tmp_path / "two", name)
+
+
+def test_the_results_of_all_processes_are_scored_once_and_in_order(monkeypatch):
+    def gather(shares, own):
+        shares[:] = [own, {kind: [{"image_id": 2}, {"image_id": 5}] for kind in own}]
+
+    monkeypatch.setattr(instances, "_processes", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    own = {kind: [{"image_id": 1}, {"image_id": 3}] for kind in ("bbox", "segm")}
+    for results in instances._gathered(own).values():
+        assert [result["image_id"] for result in results] == [1, 2, 3, 5]
 
 
 class TestFailures:

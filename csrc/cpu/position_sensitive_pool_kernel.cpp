@@ -28,7 +28,7 @@ Map cell_of_map(const PoolArgs& args, int64_t cell) {
 Map cell_of_pooled(const PoolArgs& args, int64_t cell) {
   const int64_t first = args.first_bin[cell % args.groups];
   Map m = args.pooled;
-  m.data = static_cast<char*>(m.data) + first * m.sw * item_bytes(m);
+  if (m.n > 0) m.data = static_cast<char*>(m.data) + first * m.sw * item_bytes(m);  // without RoIs it is null
   m.w = args.first_bin[cell % args.groups + 1] - first;
   return m;
 }

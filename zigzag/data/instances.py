@@ -168,8 +168,8 @@ class ShapeInstances(Shapes):
         """As `InstanceSource.truth`."""
         from pycocotools import mask as masks
 
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
+        images: list[Entry] = []
+        annotations: list[Entry] = []
         for index in range(len(self)):
             found = self.instances(index)
             height, width = found.masks.shape[1:]

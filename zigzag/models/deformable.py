@@ -37,9 +37,17 @@ class DeformableConv2d(nn.Conv2d):
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """As nn.Conv2d's."""
-        form = self.stride, self.padding, self.dilation
-        return cast(Tensor, deform_conv2d(x, self.offset(x), self.weight, self.bias, *form))
+        """As nn.Conv2d's, but for samples and sums, which are float32 where x has two bytes."""
+        given = [at_least_float32(value) for value in (x, self.offset(x), self.weight)]
+        bias = None if self.bias is None else at_least_float32(self.bias)
+        with torch.autocast(x.device.type, enabled=False):
+            moved = deform_conv2d(*given, bias, self.stride, self.padding, self.dilation)
+        return cast(Tensor, moved.to(x.dtype))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """In float32 where x has two bytes."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def deform_windows(stage: nn.Module) -> None:
@@ -68,8 +76,7 @@ def deformable_roi_align(
     Returns:
         (R, C, size, size), float32 for maps of two bytes.
     """
-    if x.dtype in (torch.bfloat16, torch.float16):
-        x = x.float()
+    x = at_least_float32(x)
     boxes = boxes.to(x.dtype) * scale
     extent = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     steps = (torch.arange(size * samples, device=x.device, dtype=x.dtype) + 0.5) / (size * samples)

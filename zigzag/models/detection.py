@@ -182,7 +182,8 @@ class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]
         anchors = self.anchor_generator(images, maps)
         outside = _anchors_outside(images.image_sizes, objectness)
         counts = [x[0].numel() for x in objectness]
-        objectness, deltas = concat_box_prediction_layers(objectness, deltas)
+        # Under autocast too: a box in pixels has more digits than two bytes hold.
+        objectness, deltas = (x.to(images.tensors.dtype) for x in concat_box_prediction_layers(objectness, deltas))
         boxes = self.box_coder.decode(deltas.detach(), anchors).view(*outside.shape, 4)
         boxes = boxes.masked_fill(outside[..., None], 0)  # empty, which the filter drops
         ranked = objectness.detach().view(outside.shape).masked_fill(outside, -torch.inf)

@@ -1,5 +1,7 @@
 """Mask R-CNN (He et al., ICCV 2017) on a ZigZag pyramid, of torchvision's parts."""
 
+import torch
+from torch import Tensor
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
@@ -25,13 +27,23 @@ class MaskRCNN(Detector):
         super().__init__(pyramid, box_and_mask_heads(config, classes), config)
 
 
+class BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
+    """torchvision's, in float32 under autocast too: a box in pixels has more digits than two bytes hold."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (n, classes) and box deltas (n, 4 * classes) from x (n, C)."""
+        with torch.autocast(x.device.type, enabled=False):
+            scores, deltas = super().forward(x.to(self.cls_score.weight.dtype))
+        return scores, deltas
+
+
 def box_and_mask_heads(config: DetectorConfig, classes: int) -> RoIHeads:
     """The heads of torchvision with its thresholds, pooling as ``config`` says."""
     channels = config.neck.channels
     return RoIHeads(
         RoIAlign(7, config.roi_levels),
         TwoMLPHead(channels * 7**2, BOX_CHANNELS),
-        FastRCNNPredictor(BOX_CHANNELS, classes),
+        BoxPredictor(BOX_CHANNELS, classes),
         fg_iou_thresh=0.5,
         bg_iou_thresh=0.5,
         batch_size_per_image=config.regions,
