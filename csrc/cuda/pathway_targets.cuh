@@ -183,16 +183,14 @@ __device__ void target_band(const Backward<T>& b, const SourceGradients<T>& grad
     const int j = i / width, w = i % width;
     make_tap(rows.taps, j * (s.width + 1) + w, w, b.sources[j].sizes.columns(image), width, s.grids, s.resize);
   }
-  __syncthreads();
-  int columns = 0;
+  int columns = 0;  // invert_columns has a barrier before it reads the taps
   for (int j = 0; j < s.source_count; ++j) {
     invert_columns(rows.taps, j * (s.width + 1), width, static_cast<int>(b.sources[j].sizes.columns(image)), thread,
                    threads, rows.low + columns, rows.high + columns);
     columns += gradients.at[j].width;
   }
   Vec<A, V> tables[3] = {splat<A, V>(0), splat<A, V>(0), splat<A, V>(0)};
-  for (int h = first; h < end && h < height; ++h) {
-    __syncthreads();
+  for (int h = first; h < end && h < height; ++h) {  // the last row is still gathered, but not from its row's tap
     for (int j = thread; j < s.source_count; j += threads) {
       make_tap(rows.taps, j * (s.width + 1) + s.width, h, b.sources[j].sizes.rows(image), height, s.grids, s.resize);
     }
