@@ -63,8 +63,11 @@ class TestCompare:
         after = [row(median=2e-3), row(backend="floor", over_floor=1.0, median=2e-3)]
         assert outcomes(before, after) == ["noise", "slower"]
 
+    def test_two_runs_state_no_spread(self):
+        assert outcomes([row(runs=2)], [row(over_floor=9.0)]) == []
+
     def test_what_one_run_refused_is_not_compared(self):
-        wrong = dataclasses.replace(row(), status="WRONG", median=None, over_floor=None)
+        wrong = dataclasses.replace(row(), status="WRONG", runs=0, median=None, over_floor=None)
         assert outcomes([row()], [wrong]) == []
 
     @pytest.mark.parametrize(("over_floor", "status", "word"), [(1.5, 0, "noise"), (3.0, 1, "slower")])

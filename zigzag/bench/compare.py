@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from zigzag.bench import store
+from zigzag.bench.console import wide_console
 from zigzag.bench.rows import Machine, Row, Run
 from zigzag.bench.settings import BenchError
 from zigzag.bench.workload import FLOOR
 
 Outcome = Literal["noise", "slower", "faster"]
+FEWEST = 3
+"""Runs without which a side states no spread, and is not compared."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class Comparison:
 
 
 def compare(a: Run, b: Run) -> list[Comparison]:
-    """All rows that both runs have timed, in the order of ``a``."""
-    others = {(row.key, row.backend): row for row in b.rows}
+    """All rows that both runs have timed often enough, in the order of ``a``."""
+    others = {(row.key, row.backend): row for row in b.rows if row.runs >= FEWEST}
     pairs = [(row, others[row.key, row.backend]) for row in a.rows if (row.key, row.backend) in others]
-    return [_weigh(one, other) for one, other in pairs if one.status == other.status == "ok"]
+    return [_weigh(one, other) for one, other in pairs if one.runs >= FEWEST]
 
 
 def _weigh(one: Row, other: Row) -> Comparison:
@@ -84,7 +86,7 @@ def run(first: str, second: str, folder: Path) -> int:
     found = compare(a, b)
     if not found:
         raise BenchError(f"{first!r} and {second!r} have no row in common")
-    console = Console(highlight=False)
+    console = wide_console()
     for name, run_ in (("A", a), ("B", b)):
         console.print(Text(f"{name}: {_where(run_.machine)}", style="dim"))
     if (a.machine.device, a.machine.isa, a.machine.threads) != (b.machine.device, b.machine.isa, b.machine.threads):
@@ -94,7 +96,7 @@ def run(first: str, second: str, folder: Path) -> int:
     counts = {outcome: sum(each.outcome == outcome for each in found) for outcome in ("noise", "slower", "faster")}
     console.print(
         f"{len(found)} rows: {counts['noise']} differ by less than their spread, {counts['slower']} are slower, "
-        f"{counts['faster']} faster; {_unmatched(a, b)}"
+        f"{counts['faster']} faster. {_unmatched(a, b)}; rows timed less than {FEWEST} times are not compared."
     )
     return 1 if counts["slower"] else 0
 
@@ -113,7 +115,8 @@ def _unmatched(a: Run, b: Run) -> str:
 
 def _table(found: Sequence[Comparison]) -> Table:
     table = Table(header_style="bold", pad_edge=False, box=None)
-    for name in ("case", "side", "compared"):
+    table.add_column("case", no_wrap=True)
+    for name in ("side", "compared"):
         table.add_column(name)
     for name in ("A", "B", "B / A", "spread", ""):
         table.add_column(name, justify="right")

@@ -21,7 +21,7 @@ class Screen:
     """The terminal during one run."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or _console()
+        self.console = console or wide_console()
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=32),
@@ -89,10 +89,10 @@ class Screen:
         self.console.print(table)
 
 
-def _console() -> Console:
+def wide_console() -> Console:
     """A console whose tables are not cut where nobody watches: a file or a pipe has no width."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=132)
+    return console if console.is_terminal else Console(highlight=False, width=150)
 
 
 def _cells(row: Row) -> list[Text]:
