@@ -42,11 +42,10 @@ def _table(values, s, c, rows, stride, real):
 
 @triton.jit
 def _region_sums(
-    sums, codes, c, real, rows, row_stride, channels, height, width,
+    sums, codes, s, c, real, rows, row_stride, channels, height, width,
     GRIDS: tl.constexpr, CELLS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """T, the sums of R over every cell: those of F, and every cell's code as often as they share a pixel."""
-    s = tl.arange(0, CELLS)
+    """T, the sums of R over the cells numbered s: those of F, and all cells' codes as often as they share a pixel."""
     total = _table(sums, s, c, rows, row_stride, real)
     if codes is not None:
         top, bottom, left, right = _spans(s, height, width, GRIDS)
@@ -63,7 +62,8 @@ def _region_sums(
 def fold(
     sums, power, codes, weight, bias, scale, shift, moments, valid, height, width, channels, size, rows, core,
     image_stride, row_stride,
-    EPS: tl.constexpr, GRIDS: tl.constexpr, CELLS: tl.constexpr, CHUNK: tl.constexpr, CHANNELS: tl.constexpr,
+    EPS: tl.constexpr, GRIDS: tl.constexpr, CELLS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Scale, shift, mean and variance of one group of one image."""
     groups = channels // size
@@ -71,23 +71,26 @@ def fold(
     n = (tl.program_id(0) // groups).to(tl.int64)
     height, width = image_size(valid, n, height, width)
     sums += n * image_stride
-    s = tl.arange(0, CELLS)
     total = tl.zeros([CHANNELS], tl.float64)
     square = tl.zeros([CHANNELS], tl.float64)
     for block in range(tl.cdiv(size, CHANNELS)):
         own = block * CHANNELS + tl.arange(0, CHANNELS)
         real, c = own < size, group * size + own
         square += tl.load(power + n * channels + c, mask=real, other=0.0).to(tl.float64)
-        if codes is None:
-            region = _region_sums(sums, codes, c, real, rows, row_stride, channels, height, width, GRIDS, CELLS, CHUNK)
-        else:
-            of_image = codes + n * rows * channels
-            region = _region_sums(
-                sums, of_image, c, real, rows, row_stride, channels, height, width, GRIDS, CELLS, CHUNK
-            )
-            both = region + _table(sums, s, c, rows, row_stride, real)
-            square += tl.sum(_table(of_image, s, c, rows, channels, real) * both, 0)
-        total += tl.sum(tl.where((s < core)[:, None], region, 0.0), 0)
+        for part in range(CELLS // ROWS):
+            s = part * ROWS + tl.arange(0, ROWS)
+            if codes is None:
+                region = _region_sums(
+                    sums, codes, s, c, real, rows, row_stride, channels, height, width, GRIDS, CELLS, CHUNK
+                )
+            else:
+                of_image = codes + n * rows * channels
+                region = _region_sums(
+                    sums, of_image, s, c, real, rows, row_stride, channels, height, width, GRIDS, CELLS, CHUNK
+                )
+                both = region + _table(sums, s, c, rows, row_stride, real)
+                square += tl.sum(_table(of_image, s, c, rows, channels, real) * both, 0)
+            total += tl.sum(tl.where((s < core)[:, None], region, 0.0), 0)
     values = height.to(tl.float64) * width * size
     mean = tl.sum(total, 0) / values
     variance = tl.sum(square, 0) / values - mean * mean
@@ -107,7 +110,8 @@ def fold(
 def unfold(
     grad_scale, grad_shift, sums, codes, weight, moments, grad_sums, grad_power, grad_codes, by_image, number, valid,
     height, width, channels, size, rows, core, image_stride, row_stride,
-    EPS: tl.constexpr, GRIDS: tl.constexpr, CELLS: tl.constexpr, CHUNK: tl.constexpr, CHANNELS: tl.constexpr,
+    EPS: tl.constexpr, GRIDS: tl.constexpr, CELLS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one group of one image; ``by_image`` (2, N, C) is what it gives to weight and bias."""
     groups = channels // size
@@ -135,25 +139,26 @@ def unfold(
     of_total = (tl.sum(of_mean, 0) - 2 * mean * of_variance) / values
     of_square = of_variance / values
 
-    s = tl.arange(0, CELLS)
-    top, bottom, left, right = _spans(s, height, width, GRIDS)
-    areas = (bottom - top).to(tl.float64) * (right - left)
     for block in range(tl.cdiv(size, CHANNELS)):
         own = block * CHANNELS + tl.arange(0, CHANNELS)
         real, c = own < size, group * size + own
-        at = (n * rows + s[:, None]) * channels + c[None, :]
-        mask = (s < rows)[:, None] & real[None, :]
-        of_sums = tl.where((s < core)[:, None], of_total, 0.0) + tl.zeros([CELLS, CHANNELS], tl.float64)
-        if codes is not None:
-            of_image = codes + n * rows * channels
-            of_sums += 2 * of_square * _table(of_image, s, c, rows, channels, real)
-            region = _region_sums(
-                sums + n * image_stride, of_image, c, real, rows, row_stride, channels, height, width, GRIDS, CELLS,
-                CHUNK,
-            )  # fmt: skip
-            of_codes = areas[:, None] * of_total + 2 * of_square * region
-            tl.store(grad_codes + at, of_codes.to(grad_codes.dtype.element_ty), mask=mask)
-        tl.store(grad_sums + at, of_sums.to(grad_sums.dtype.element_ty), mask=mask)
+        for part in range(CELLS // ROWS):
+            s = part * ROWS + tl.arange(0, ROWS)
+            at = (n * rows + s[:, None]) * channels + c[None, :]
+            mask = (s < rows)[:, None] & real[None, :]
+            of_sums = tl.where((s < core)[:, None], of_total, 0.0) + tl.zeros([ROWS, CHANNELS], tl.float64)
+            if codes is not None:
+                of_image = codes + n * rows * channels
+                of_sums += 2 * of_square * _table(of_image, s, c, rows, channels, real)
+                region = _region_sums(
+                    sums + n * image_stride, of_image, s, c, real, rows, row_stride, channels, height, width, GRIDS,
+                    CELLS, CHUNK,
+                )  # fmt: skip
+                top, bottom, left, right = _spans(s, height, width, GRIDS)
+                areas = (bottom - top).to(tl.float64) * (right - left)
+                of_codes = areas[:, None] * of_total + 2 * of_square * region
+                tl.store(grad_codes + at, of_codes.to(grad_codes.dtype.element_ty), mask=mask)
+            tl.store(grad_sums + at, of_sums.to(grad_sums.dtype.element_ty), mask=mask)
         square = tl.zeros([CHANNELS], tl.float64) + of_square
         tl.store(grad_power + n * channels + c, square.to(grad_power.dtype.element_ty), mask=real)
 
@@ -179,7 +184,7 @@ def _geometry(sums: Tensor, grids: list[int], groups: int) -> tuple[tuple[Any, .
     sizes = channels, channels // groups, rows, grids[0] ** 2, sums.stride(0), sums.stride(1)
     first = [sum(k * k for k in grids[:g]) for g in range(len(grids))]
     options = tiles("region_norm", sums, 16)
-    options["CHUNK"] = min(options["CHUNK"], cells)
+    options["CHUNK"], options["ROWS"] = min(options["CHUNK"], cells), min(options["ROWS"], cells)
     return sizes, {"GRIDS": tuple(zip(grids, first, strict=True)), "CELLS": cells, **options}
 
 

@@ -28,6 +28,7 @@ TARGETS = {
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
 MEASURED = "sm_90"
+DTYPES = torch.bfloat16, torch.float16, torch.float32
 NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 NAMES |= {torch.int64: "i64", torch.int32: "i32"}
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -231,14 +232,13 @@ def shown(value):
 
 
 def table(dtype, target):
-    """Rows (kernel, dtype, target, Compiled): everything on the target that is measured on, the most used elsewhere."""
+    """Rows (kernel, dtype, target, Compiled): everything on the target that is measured on, the neck's elsewhere."""
     for kernel, arguments, options in launches(dtype, every=target == MEASURED):
         yield kernel.__name__, NAMES[dtype], target, compile_for(target, kernel, arguments, options)
 
 
 def main():
-    dtypes = torch.bfloat16, torch.float16, torch.float32
-    rows = [row for dtype in dtypes for target in TARGETS for row in table(dtype, target)]
+    rows = [row for dtype in DTYPES for target in TARGETS for row in table(dtype, target)]
     print(f"{'kernel':18} {'dtype':5} {'target':7} registers spills shared wide/all loads wide/all stores")
     for name, dtype, target, row in rows:
         accesses = f"{row.wide_loads:6}/{row.loads:<5} {row.wide_stores:6}/{row.stores}"
