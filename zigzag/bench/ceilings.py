@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import torch
 
-from zigzag.bench.devices import stopwatch
+from zigzag.bench.devices import evict, stopwatch
 from zigzag.bench.timing import Samples, interleave, plan, warm_up
 from zigzag.cost import Cost
 
@@ -52,15 +52,22 @@ class Ceilings:
         return sum(step.seconds(self.bandwidth(step.bytes), self.arithmetic) for step in steps)
 
 
-def measure(dtype: torch.dtype, device: str = "cpu") -> Ceilings:
-    """Measure them for ``dtype`` on ``device``; takes about four seconds."""
+def measure(dtype: torch.dtype, device: str = "cpu", *, cold: bool = False) -> Ceilings:
+    """Measure them for ``dtype`` on ``device``; takes about four seconds.
+
+    Args:
+        dtype: of what is moved and multiplied.
+        device: where.
+        cold: empty the caches before every copy and sum, for the roofline of what is timed so.
+    """
+    before = partial(evict, device) if cold else None
     itemsize = torch.empty((), dtype=dtype).element_size()
     copied, summed = {}, {}
     for footprint in FOOTPRINTS:
         source = torch.ones(footprint // itemsize, dtype=dtype, device=device)
         half = torch.ones(footprint // 2 // itemsize, dtype=dtype, device=device)
         target = torch.zeros_like(half)
-        times = _fastest({"sum": source.sum, "copy": partial(target.copy_, half)}, device)
+        times = _fastest({"sum": source.sum, "copy": partial(target.copy_, half)}, device, before)
         summed[footprint] = footprint / times["sum"].p20
         copied[footprint] = footprint / times["copy"].p20
     return Ceilings(copied, summed, _arithmetic(dtype, device))
@@ -86,7 +93,9 @@ def _arithmetic(dtype: torch.dtype, device: str) -> float:
     return max(flops[name] / times[name].p20 for name in times)
 
 
-def _fastest(sides: dict[str, Callable[[], object]], device: str) -> dict[str, Samples]:
+def _fastest(
+    sides: dict[str, Callable[[], object]], device: str, before: Callable[[], object] | None = None
+) -> dict[str, Samples]:
     watch = stopwatch(device)
     estimates = {name: warm_up(run, _SECONDS / 2, watch) for name, run in sides.items()}
-    return interleave(sides, plan(estimates, _SECONDS * len(sides), least=3), stopwatch=watch)
+    return interleave(sides, plan(estimates, _SECONDS * len(sides), least=3), before=before, stopwatch=watch)

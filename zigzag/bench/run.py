@@ -106,7 +106,7 @@ class _Session:
         self.screen.advance()
         self.screen.tell("ceilings of the roofline")
         self.ceilings = {
-            dtype: ceilings.measure(getattr(torch, dtype), self.settings.device)
+            dtype: ceilings.measure(getattr(torch, dtype), self.settings.device, cold=True)
             for dtype in dict.fromkeys(subject.variant.dtype for subject in chosen)
         }
         self.screen.advance()
