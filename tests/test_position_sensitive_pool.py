@@ -110,9 +110,11 @@ def test_what_cannot_be_checked_pools_nothing(compiled):
     x = normal(torch.Generator().manual_seed(0), 2, 2, 6, 5)
     rois = torch.tensor([[2.0, 0, 0, 3, 3], [-1, 0, 0, 3, 3], [0, float("nan"), 0, 3, 3], [1, 0, 0, 3, 3]])
 
+    pool = compiled.position_sensitive_pool
+
     @torch.compile(backend="eager", fullgraph=True)
     def call(x, rois):
-        return compiled.position_sensitive_pool(x, rois, 3, 1, stride=1)
+        return pool(x, rois, 3, 1, stride=1)
 
     found = call(x, rois)
     assert not found[:3].any()
