@@ -33,6 +33,8 @@ def test_kernels_compile_without_spills(dtype, target):
 
 def test_streaming_kernels_access_sixteen_bytes_at_a_time():
     """Of channels_last maps; the few narrow accesses are those of (N, C) tables."""
-    for kernel, arguments, options in triton_aot.streaming(torch.bfloat16):
+    found = triton_aot.streaming(torch.bfloat16)
+    assert {kernel.__name__ for kernel, *_ in found} == set(triton_aot.STREAMING)
+    for kernel, arguments, options in found:
         row = triton_aot.compile_for(triton_aot.MEASURED, kernel, arguments, options)
         assert row.wide_loads > 0 or row.loads == 0, f"{kernel.__name__}: {row}"

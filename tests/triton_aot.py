@@ -118,7 +118,10 @@ def empty(*shape, dtype=torch.float32):
     return torch.empty(*shape, device="meta", dtype=dtype)
 
 
-def maps_of(dtype, *sizes, number=16, channels=256, layout=torch.channels_last):
+CHANNELS = 256
+
+
+def maps_of(dtype, *sizes, number=16, channels=CHANNELS, layout=torch.channels_last):
     return [empty(number, channels, size, size, dtype=dtype).to(memory_format=layout) for size in sizes]
 
 
@@ -216,9 +219,9 @@ def streaming(dtype):
 
 
 def channels_last(value):
-    """Whether all maps among the arguments have their channels side by side."""
+    """Whether all maps among the arguments have their channels side by side: (N, C, H, W) so, or (N, H, W, C)."""
     if isinstance(value, torch.Tensor):
-        return value.ndim != 4 or value.stride(1) == 1 or value.shape[3] == value.stride(2)
+        return value.ndim != 4 or value.stride(1) == 1 or value.shape[3] == CHANNELS
     return all(map(channels_last, value)) if isinstance(value, (tuple, list)) else True
 
 
