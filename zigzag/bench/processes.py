@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,10 @@ from zigzag.bench.settings import ALLOCATOR, BenchError, Settings
 FEWEST, MOST = 8, 40
 SECONDS = 4.0
 """For the rounds of one key, all processes together; the fewest rounds are run in any case."""
+
+REST = 0.03
+"""Seconds between two turns: a process's threads spin for some milliseconds after their work before they sleep, on the
+cores that the next process wants (without it what came first in a turn took up to three times as long)."""
 
 Round = Callable[[str], tuple[float, float]]
 
@@ -42,6 +47,7 @@ def _in_turns(rounds: Sequence[Round], key: str) -> list[list[float]]:
     for number in range(min(MOST, max(FEWEST, int(SECONDS / spent)))):
         order = range(len(rounds)) if number % 2 == 0 else reversed(range(len(rounds)))
         for i in order:
+            time.sleep(REST)
             floor, ours = rounds[i](key)
             speeds[i].append(floor / ours)
     return speeds
