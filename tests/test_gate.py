@@ -104,8 +104,9 @@ class TestRun:
 
 
 class TestProcesses:
-    def test_builds_take_turns_in_alternating_order(self):
+    def test_builds_take_turns_in_alternating_order_and_rest_between(self, monkeypatch):
         log = []
+        monkeypatch.setattr(processes.time, "sleep", lambda seconds: log.append("-"))
 
         def one(name):
             def round_(key):
@@ -115,7 +116,7 @@ class TestProcesses:
             return round_
 
         speeds = processes._in_turns([one("a"), one("b")], "key")
-        assert "".join(log).startswith("ababbaab")
+        assert "".join(log).startswith("ab-a-b-b-a-a-b")
         assert speeds == [[2.0] * processes.FEWEST] * 2
 
     @pytest.mark.skipif(
