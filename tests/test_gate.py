@@ -106,7 +106,7 @@ class TestRun:
 class TestProcesses:
     def test_builds_take_turns_in_alternating_order_and_rest_between(self, monkeypatch):
         log = []
-        monkeypatch.setattr(processes.time, "sleep", lambda seconds: log.append("-"))
+        monkeypatch.setattr(processes.time, "sleep", lambda _: log.append("-"))
 
         def one(name):
             def round_(key):
