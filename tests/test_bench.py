@@ -370,3 +370,16 @@ class TestRefusal:
         row = rows[OURS, "forward"]
         assert (row.status, row.note, row.median) == ("failed", "no such kernel", None)
         assert rows[EAGER, "forward"].status == "ok"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_run_warns_of_backends_of_its_own_device_alone(monkeypatch, device):
+    pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[bench]")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: zigzag[bench]")
+    from zigzag.backends import Backend, Backends
+    from zigzag.bench import rows, run
+
+    broken = [Backend(f"{where}'s", where, lambda: "it is broken") for where in ("cpu", "cuda")]
+    monkeypatch.setattr(zigzag, "backends", lambda: Backends({backend.name: backend for backend in broken}))
+    (warning,) = run._warnings(dataclasses.replace(rows.machine(1), load=0.0), device)
+    assert [backend.name in warning for backend in broken] == [device == "cpu", device == "cuda"]

@@ -42,7 +42,7 @@ def run(settings: Settings, screen: Screen | None = None) -> int:
     chosen = chosen_by(settings)
     torch.set_num_threads(settings.threads)
     about = rows.machine(settings.threads, settings.device)
-    warnings = _warnings(about)
+    warnings = _warnings(about, settings.device)
     _introduce(screen, about, warnings)
     session = _Session(settings, screen)
     with screen.working(len(chosen) + 4):
@@ -171,11 +171,12 @@ def _introduce(screen: Screen, about: rows.Machine, warnings: Sequence[str]) -> 
         screen.note(warning, warning=True)
 
 
-def _warnings(about: rows.Machine) -> list[str]:
+def _warnings(about: rows.Machine, device: str) -> list[str]:
     found = []
-    missing = [str(backend) for backend in zigzag.backends().values() if not backend.available]
+    own = [backend for backend in zigzag.backends().values() if backend.device == device]
+    missing = [str(backend) for backend in own if not backend.available]
     if missing:
-        found.append(f"'{OURS}' is the default backend, and it is not the fastest: {'; '.join(missing)}")
+        found.append(f"'{OURS}' is the fastest backend that can run, and not all can: {'; '.join(missing)}")
     if about.load > BUSY:
         found.append(f"The machine was busy when the run began (load {about.load:.1f}): times are worth less.")
     return found
