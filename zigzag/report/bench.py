@@ -41,9 +41,10 @@ def sections(run: Run, session: Session) -> list[Section]:
         ),
         Section(
             "Roofline",
-            "Ceilings measured in the same run: copies and sums of the largest buffer (solid) and of one that stays in "
-            "cache (dashed), and a matrix product or a convolution (the faster). Flops and bytes are those that the "
-            "work cannot do without, for both sides: what eager does beyond them counts as time only.",
+            "Ceilings measured in the same run, caches emptied before each copy and sum: of the largest buffer (solid) "
+            "and of the smallest (dashed), where the call itself counts; and a matrix product or a convolution (the "
+            "faster). Flops and bytes are those that the work cannot do without, for both sides: what eager does "
+            "beyond them counts as time only.",
             plots.roofline(shown, session.ceilings[shown[0].dtype]),
         ),
         Section(
