@@ -87,8 +87,8 @@ def run(job, limit, env):
     with path.open("w") as log:
         try:
             process = subprocess.Popen(
-                job.command, cwd=ROOT, env=env | dict(job.variables), stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                job.command, cwd=ROOT, env=env | dict(job.variables), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             return 127, 0.0, str(error)

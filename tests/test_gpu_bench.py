@@ -109,7 +109,8 @@ def test_limits_add_up_to_less_than_nine_minutes(benchmark_of):
 
 
 @pytest.mark.parametrize(
-    ("code", "limit", "state"), [("print('fine')", 60, 0), ("raise SystemExit(3)", 60, 3), ("input()", 0.01, 124)]
+    ("code", "limit", "state"),
+    [("print('fine')", 60, 0), ("raise SystemExit(3)", 60, 3), ("import time; time.sleep(60)", 0.01, 124)],
 )
 def test_jobs_report_how_they_ended(benchmark_of, monkeypatch, tmp_path, code, limit, state):
     gpu = benchmark_of("gpu")
