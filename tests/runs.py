@@ -1,4 +1,4 @@
-"""`zigzag fit` in processes of its own, and what its checkpoints hold."""
+"""`zigzag fit`, in this process and in others, and what its checkpoints hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from pathlib import Path
 import torch
 
 import zigzag
+from zigzag import cli
+
+
+def fit(network, folder, *words, steps, every=2):
+    """The exit status of `zigzag fit` with the words of a tiny network and others."""
+    run = [
+        f"--trainer.max_steps={steps}",
+        f"--trainer.val_check_interval={every}",
+        f"--trainer.default_root_dir={folder}",
+    ]
+    return cli.main(["fit", *network, *run, *words])
 
 
 def weights(path):

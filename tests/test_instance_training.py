@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[
 
 from instance_files import TINY, instance_set
 from PIL import Image
+from runs import fit as run_fit
 from runs import process, weights
 from segmentation_files import write_image
 
@@ -31,13 +33,7 @@ def few_images(monkeypatch):
     monkeypatch.setattr(shapes, "COUNTS", COUNTS)
 
 
-def fit(folder, *words, steps=2, every=2):
-    run = [
-        f"--trainer.max_steps={steps}",
-        f"--trainer.val_check_interval={every}",
-        f"--trainer.default_root_dir={folder}",
-    ]
-    return cli.main(["fit", *TINY, *run, *words])
+fit = partial(run_fit, TINY, steps=2)
 
 
 @pytest.fixture(scope="module")

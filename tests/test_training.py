@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigza
 pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[train]")
 
 from PIL import Image
+from runs import fit as run_fit
 from runs import process, weights
 from segmentation_files import TINY, folder_set, write_image
 
@@ -29,13 +31,7 @@ def few_images(monkeypatch):
     monkeypatch.setattr(shapes, "COUNTS", {"train": 7, "val": 3, "test": 3})
 
 
-def fit(folder, *words, steps=4, every=2):
-    run = [
-        f"--trainer.max_steps={steps}",
-        f"--trainer.val_check_interval={every}",
-        f"--trainer.default_root_dir={folder}",
-    ]
-    return cli.main(["fit", *TINY, *run, *words])
+fit = partial(run_fit, TINY, steps=4)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from PIL import Image
 from zigzag.data.annotations import Entry, indexed, read_annotations
 from zigzag.data.classes import COCO, SHAPES
 from zigzag.data.shapes import Shapes
-from zigzag.data.source import DataError, image_problems, read_image
+from zigzag.data.source import DataError, image_problems, read_image, root_folder
 
 
 @dataclass(frozen=True)
@@ -217,11 +217,7 @@ def open_instances(
     names = instance_classes(dataset, classes)
     if dataset == "shapes":
         return ShapeInstances(split)
-    if root is None:
-        raise DataError(f"data.root must name the folder of {dataset!r}, got None")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"data.root: there is no folder {str(folder)!r}")
+    folder = root_folder(dataset, root)
     return CocoInstances(folder / split, folder / "annotations" / f"instances_{split}.json", names, empty=empty)
 
 

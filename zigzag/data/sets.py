@@ -6,7 +6,7 @@ from pathlib import Path
 from zigzag.data.classes import CAMVID, CAMVID_COLOURS, CONTEXT, SHAPES, VOC, VOID, Colour, voc_colour
 from zigzag.data.coco import CocoAsVoc
 from zigzag.data.shapes import Shapes
-from zigzag.data.source import DataError, MaskFiles, Pair, Source
+from zigzag.data.source import DataError, MaskFiles, Pair, Source, root_folder
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
 
@@ -27,11 +27,7 @@ def open_source(dataset: str, root: str | None, split: str, classes: Sequence[st
     classes_of(dataset, classes)
     if dataset == "shapes":
         return Shapes(split)
-    if root is None:
-        raise DataError(f"data.root must name the folder of {dataset!r}, got None")
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"data.root: there is no folder {str(folder)!r}")
+    folder = root_folder(dataset, root)
     if dataset == "folder":
         return _folder(folder, split, classes)
     return _LAYOUTS[dataset](folder, split)

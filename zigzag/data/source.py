@@ -117,6 +117,20 @@ class MaskFiles:
         return []
 
 
+def root_folder(dataset: str, root: str | None) -> Path:
+    """The folder ``data.root`` of a data set that is not generated.
+
+    Raises:
+        DataError: none is named, or there is no such folder.
+    """
+    if root is None:
+        raise DataError(f"data.root must name the folder of {dataset!r}, got None")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"data.root: there is no folder {str(folder)!r}")
+    return folder
+
+
 def read_image(path: Path) -> Image.Image:
     """An image file as RGB, upright.
 

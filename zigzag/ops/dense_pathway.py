@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zigzag import cost, reference
 from zigzag.backends import select
+from zigzag.geometry import inside
 from zigzag.ops import flops
 from zigzag.ops.arguments import (
     accumulation_dtype,
@@ -260,10 +261,7 @@ def _backward(ctx: Any, grad: Tensor | None, grad_sum: Tensor | None = None) -> 
 
 
 def _zero_outside(x: Tensor, valid: Tensor) -> Tensor:
-    rows = torch.arange(x.shape[2], device=x.device)[:, None]
-    columns = torch.arange(x.shape[3], device=x.device)
-    height, width = valid.to(x.device)[:, :, None, None, None].unbind(1)
-    return x.masked_fill((rows >= height) | (columns >= width), 0)
+    return x.masked_fill(~inside(valid.to(x.device), x.shape[2], x.shape[3]), 0)
 
 
 _MIDDLE = (
