@@ -247,14 +247,6 @@ class TestSemantics:
         assert small["masks"].shape[1:] == (1, 28, 28)
         assert_close(paste_masks_in_image(small["masks"], small["boxes"], (90, 70)), whole["masks"])
 
-    def test_the_pyramid_is_exported(self):
-        """The part of torchvision's detectors that torch.export takes: their NMS asks for the number of boxes."""
-        pyramid = Pyramid(build_backbone(BackboneConfig("resnet18")), NECK).eval()
-        images = torch.rand(1, 3, 64, 64)
-        exported = torch.export.export(pyramid, (images,), strict=False).module()
-        for name, x in exported(images).items():
-            assert_close(x, pyramid(images)[name])
-
     @pytest.mark.parametrize(
         ("spoil", "error", "message"),
         [

@@ -90,3 +90,13 @@ def test_batch_mates_change_nothing(kind, levels):
         for image, own in zip(images, together, strict=True):
             torch.testing.assert_close(model([image])[0], own, rtol=1e-6, atol=1e-8)
             assert len(own["boxes"]) > 0
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "deformable_rcnn", "fcis"])
+def test_the_pyramid_is_exported(kind):
+    """The part of torchvision's detectors that torch.export takes: their NMS asks for the number of boxes."""
+    pyramid = detector_of(kind).backbone.eval()
+    images = torch.rand(1, 3, 64, 128)
+    exported = torch.export.export(pyramid, (images,), strict=False).module()
+    for name, x in exported(images).items():
+        torch.testing.assert_close(x, pyramid(images)[name])

@@ -122,6 +122,20 @@ class TestCoco:
             with pytest.raises(DataError, match=message):
                 open_instances("coco", str(root), "val", names, empty=True)
 
+    def test_only_some_images(self, tmp_path):
+        """Their annotations are all that is scored."""
+        root = instance_set(tmp_path)
+        data = InstanceData("coco", str(root), class_names=NAMES, only=(2,))
+        data.setup("fit")
+        for part in ("train", "val"):
+            source = data.source(part)
+            assert [source.name(index) for index in range(len(source))] == ["2"]
+            assert [own["id"] for own in source.truth().dataset["annotations"]] == [5]
+        with pytest.raises(DataError, match=r"instances_val.json: data.only: there is no image 9"):
+            open_instances("coco", str(root), "val", NAMES, (2, 9), empty=True)
+        with pytest.raises(ValueError, match=r"data.only is for COCO's format, got \[2\]"):
+            open_instances("shapes", None, "val", only=(2,), empty=True)
+
     def test_images_that_are_not_there_or_of_another_size(self, tmp_path):
         root = instance_set(tmp_path, lambda content: content["images"][1].update(width=61))
         (root / "val" / "1.png").unlink()

@@ -68,6 +68,7 @@ class InstanceData(ImageData):
         val: the part to validate on.
         test: the part to test on.
         class_names: names of the categories of a data set of one's own in COCO's format; COCO's 80 if there are none.
+        only: ids of the images to use of every part; all if there are none.
         batch_size: images of a training step, over all processes.
         flip: probability of a mirror image in training.
         train_on_empty: train on images without instances, too.
@@ -85,6 +86,7 @@ class InstanceData(ImageData):
         val: str = "val",
         test: str = "val",
         class_names: Sequence[str] = (),
+        only: Sequence[int] = (),
         batch_size: int = 8,
         flip: float = 0.5,
         train_on_empty: bool = False,  # noqa: FBT001, FBT002 - a field of the configuration
@@ -99,7 +101,7 @@ class InstanceData(ImageData):
         if not 0 <= flip <= 1:
             raise ValueError(f"data.flip must be a probability, got {flip}")
         self.dataset, self.root, self.class_names = dataset, root, tuple(class_names)
-        self.flip, self.train_on_empty = flip, train_on_empty
+        self.only, self.flip, self.train_on_empty = tuple(only), flip, train_on_empty
 
     @staticmethod
     def classes_of(dataset: str, class_names: Sequence[str]) -> tuple[tuple[str, ...]]:
@@ -114,7 +116,7 @@ class InstanceData(ImageData):
     def open_part(self, part: str) -> InstanceSource:
         """As `ImageData.open_part`."""
         empty = part != "train" or self.train_on_empty
-        return open_instances(self.dataset, self.root, self.splits[part], self.class_names, empty=empty)
+        return open_instances(self.dataset, self.root, self.splits[part], self.class_names, self.only, empty=empty)
 
     def training_images(self, source: InstanceSource) -> TrainingInstances:
         """Images with their instances, mirrored at random."""

@@ -70,15 +70,20 @@ class CocoInstances:
         images: folder of the images.
         annotations: a file as COCO's instances_SPLIT.json.
         classes: names of its categories, after the background's.
+        only: ids of the images to use; all if there are none.
         empty: keep images without an instance that counts, too.
 
     Raises:
-        DataError: the annotations are missing or broken, or their categories are others.
+        DataError: the annotations are missing or broken, their categories are others, or there is no image of an id.
     """
 
-    def __init__(self, images: Path, annotations: Path, classes: Sequence[str], *, empty: bool) -> None:
+    def __init__(
+        self, images: Path, annotations: Path, classes: Sequence[str], only: Sequence[int] = (), *, empty: bool
+    ) -> None:
         self.classes, self._folder = tuple(classes), images
         self._coco = read_annotations(annotations)
+        if only:
+            self._coco = _with_images(self._coco, only, annotations)
         ids = {entry["name"]: entry["id"] for entry in self._coco.dataset["categories"]}
         for name in sorted(ids.keys() ^ set(classes[1:])):
             known = f"is none of the {len(classes) - 1} classes" if name in ids else "is no category of it"
@@ -136,6 +141,15 @@ class CocoInstances:
             if not own["iscrowd"] and box[2] - box[0] >= SMALLEST and box[3] - box[1] >= SMALLEST:
                 found.append((own, box))
         return found
+
+
+def _with_images(truth: Any, ids: Sequence[int], annotations: Path) -> Any:
+    """What is annotated of the images of these ids."""
+    if missing := [number for number in ids if number not in truth.imgs]:
+        raise DataError(f"{annotations}: data.only: there is no image {missing[0]}")
+    images = [entry for entry in truth.dataset["images"] if entry["id"] in ids]
+    instances = [entry for entry in truth.dataset["annotations"] if entry["image_id"] in ids]
+    return indexed({**truth.dataset, "images": images, "annotations": instances})
 
 
 SMALLEST = 1e-2
@@ -199,7 +213,13 @@ DATASETS = ("shapes", "coco")
 
 
 def open_instances(
-    dataset: str, root: str | None, split: str, classes: Sequence[str] = (), *, empty: bool
+    dataset: str,
+    root: str | None,
+    split: str,
+    classes: Sequence[str] = (),
+    only: Sequence[int] = (),
+    *,
+    empty: bool,
 ) -> InstanceSource:
     """A data set's part ``split``.
 
@@ -208,17 +228,20 @@ def open_instances(
         root: its folder; None for the one that is generated.
         split: name of the part.
         classes: names of the categories, of a data set of one's own.
+        only: ids of the images to use; all if there are none.
         empty: keep images without an instance that counts, too.
 
     Raises:
-        DataError: there is no such folder or file, or its annotations are broken.
-        ValueError: an unknown data set.
+        DataError: there is no such folder or file, its annotations are broken, or there is no image of an id.
+        ValueError: an unknown data set, or ids of images of the generated one.
     """
     names = instance_classes(dataset, classes)
     if dataset == "shapes":
+        if only:
+            raise ValueError(f"data.only is for COCO's format, got {list(only)} with data.dataset 'shapes'")
         return ShapeInstances(split)
     folder = root_folder(dataset, root)
-    return CocoInstances(folder / split, folder / "annotations" / f"instances_{split}.json", names, empty=empty)
+    return CocoInstances(folder / split, folder / "annotations" / f"instances_{split}.json", names, only, empty=empty)
 
 
 def instance_classes(dataset: str, classes: Sequence[str] = ()) -> tuple[str, ...]:
