@@ -1,15 +1,15 @@
-"""Files that are there whole or not at all."""
+"""The bench's files, each there whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zigzag import files
 from zigzag.bench.settings import BenchError
 
 if TYPE_CHECKING:
@@ -18,19 +18,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to instead of ``path``; it takes its place at the end of the block, and vanishes if that fails.
+    """As `zigzag.files.whole`.
 
     Raises:
         BenchError: the file cannot be written.
     """
-    temporary = path.parent / f".{os.getpid()}.{path.name}"
     try:
-        yield temporary
-        temporary.replace(path)
+        with files.whole(path) as temporary:
+            yield temporary
     except OSError as error:
         raise BenchError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: DataclassInstance, schema: int) -> None:

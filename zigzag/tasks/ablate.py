@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from zigzag.data import DataError
+from zigzag.files import write_text
 from zigzag.tasks import cli, curves
 from zigzag.tasks.guard import NonFiniteError
 
@@ -140,7 +141,7 @@ def _miou(folder: Path, words: Sequence[str]) -> float:
         miou = command.trainer.callback_metrics.get("val/miou")
         if miou is None:
             raise DataError("trainer.val_check_interval must be at most trainer.max_steps: nothing was validated")
-        done.write_text(json.dumps({"miou": float(miou), "words": list(words)}) + "\n")
+        write_text(done, json.dumps({"miou": float(miou), "words": list(words)}) + "\n")
     content = json.loads(done.read_text())
     if content["words"] != list(words):
         raise DataError(f"{done} is of another command line; name another --out or remove it")
@@ -186,7 +187,7 @@ def _write(
     folder: Path, chosen: str, results: Results, failures: Mapping[str, str], runs: Mapping[str, Sequence[Path]]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(table(chosen, results, failures, {}) + "\n")
+    write_text(folder / "table.md", table(chosen, results, failures, {}) + "\n")
     curves.draw({name: own for name, own in runs.items() if own}, folder / "curves.png", SETS[chosen][0])
 
 

@@ -19,6 +19,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from zigzag.data.annotations import are_numbers, indexed, read_annotations, segmentation_problem
 from zigzag.data.source import DataError, summary
+from zigzag.files import write_text
 
 Kind = Literal["bbox", "segm"]
 Result = dict[str, Any]
@@ -132,17 +133,10 @@ def write(folder: Path, scores: Iterable[CocoScores], results: Mapping[Kind, Seq
     folder.mkdir(parents=True, exist_ok=True)
     own = list(scores)
     for kind, entries in results.items():
-        _write_whole(folder / f"results_{kind}.json", json.dumps(list(entries)))
+        write_text(folder / f"results_{kind}.json", json.dumps(list(entries)))
     content = {one.kind: {**_numbers(one.summary), "classes": _numbers(one.by_class)} for one in own}
-    _write_whole(folder / "scores.json", json.dumps(content, indent=1) + "\n")
-    _write_whole(folder / "scores.txt", "\n\n".join(one.table() for one in own) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A file that is there whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    write_text(folder / "scores.json", json.dumps(content, indent=1) + "\n")
+    write_text(folder / "scores.txt", "\n\n".join(one.table() for one in own) + "\n")
 
 
 def _problem(entry: Any, truth: Any, kind: Kind) -> str | None:

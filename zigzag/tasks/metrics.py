@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from zigzag.files import whole, write_text
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -64,8 +66,8 @@ class Scores:
         folder.mkdir(parents=True, exist_ok=True)
         by_class = {name: _number(value) for name, value in zip(self.classes, self.iou, strict=True)}
         content = {"miou": self.miou, "pixel_accuracy": self.pixel_accuracy, "iou": by_class}
-        (folder / "scores.json").write_text(json.dumps(content, indent=1) + "\n")
-        with (folder / "confusion.csv").open("w", newline="") as file:
+        write_text(folder / "scores.json", json.dumps(content, indent=1) + "\n")
+        with whole(folder / "confusion.csv") as path, path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["truth \\ prediction", *self.classes])
             writer.writerows([name, *row] for name, row in zip(self.classes, self.confusion.tolist(), strict=True))

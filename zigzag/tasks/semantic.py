@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from zigzag.data.classes import VOID, Colour, voc_palette
+from zigzag.files import write_text
 from zigzag.models import NetworkConfig, SemanticSegmenter, WeightReport, WeightsError
 from zigzag.models.weights import fill, read_weights
 from zigzag.tasks.gallery import Gallery
@@ -122,7 +123,7 @@ class SemanticSegmentation(pl.LightningModule):
         if self.trainer.is_global_zero:
             folder = self.folder / "test"
             scores.write(folder)
-            (folder / "classes.txt").write_text(scores.table() + "\n")
+            write_text(folder / "classes.txt", scores.table() + "\n")
             self.gallery.sheet(self.colours).save(folder / "contact_sheet.png")
             print(scores.table())
             print(f"written to {folder}: scores.json, classes.txt, confusion.csv, contact_sheet.png")
