@@ -18,9 +18,9 @@ from zigzag.bench.devices import evict
 from zigzag.bench.prepare import Source
 from zigzag.bench.registry import select
 from zigzag.bench.settings import SUITES, Settings, available_threads
-from zigzag.bench.workload import COMMUTED, EAGER, FLOOR, OURS, key
+from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS, key
 
-SIDES = (OURS, EAGER, COMMUTED, FLOOR)
+SIDES = (OURS, EAGER, COMPILED, COMMUTED, FLOOR)
 
 
 def pytest_addoption(parser):
@@ -46,6 +46,7 @@ def pytest_generate_tests(metafunc):
         if subject.entry.name.split(".")[0] == operation
         for direction, name in zip(subject.directions, subject.keys, strict=True)
         for side in SIDES
+        if side != COMPILED or subject.compiled is not None
     ]
     metafunc.parametrize(("subject", "side"), subjects)
 

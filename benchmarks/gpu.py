@@ -64,8 +64,8 @@ STEPS = (
         ],
         210,
     ),
-    ([Job("bench", "bench", bench())], 90),
-    ([Job("compiled", "compiled", bench("compiled"))], 130),
+    ([Job("bench", "bench", bench())], 105),
+    ([Job("compiled", "compiled", bench("compiled"))], 134),
 )  # fmt: skip
 PARTS = list(dict.fromkeys(job.part for jobs, _ in STEPS for job in jobs))
 

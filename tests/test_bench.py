@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import zigzag
-from zigzag.bench import accuracy, baselines, memory, runner, timing
+from zigzag.bench import accuracy, baselines, memory, operations, runner, timing
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.settings import Settings
-from zigzag.bench.workload import COMMUTED, EAGER, FLOOR, OURS, Workload, build_neck
+from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS, Workload, build_neck
 from zigzag.cost import Cost
 
 CEILINGS = Ceilings({1 << 20: 1e10, 1 << 28: 1e9}, {1 << 20: 1e10, 1 << 28: 2e9}, 1e11)
@@ -239,6 +239,23 @@ class TestCases:
             assert side == FLOOR or row.error_ratio <= 2
         assert rows[FLOOR, "forward"].over_floor == 1.0
 
+    def test_the_pool_is_right_and_timed(self, work, monkeypatch):
+        monkeypatch.setattr(operations, "_REGIONS", 12)
+        rows = measured(build("position_sensitive_pool.level3", work))
+        assert {side for side, _ in rows} == {OURS, EAGER, FLOOR}
+        assert all(row.status == "ok" for row in rows.values()), [row.note for row in rows.values()]
+        assert rows[OURS, "forward"].shape == "1x2254x5x5, 12 regions, 21x21 bins of 7x7 cells"
+        maps, pooled, boxes = 2254 * 5 * 5 * 4, 12 * 21 * 21 * 46 * 4, 12 * 5 * 4
+        assert rows[OURS, "forward"].bytes == maps + pooled + boxes
+        assert rows[OURS, "forward+backward"].bytes == 2 * (maps + pooled + boxes)
+
+    def test_the_pools_regions_lie_in_their_images(self):
+        rois = operations._regions(2, 100, 200)
+        assert rois[:, 0].long().bincount().tolist() == [300, 300]
+        assert rois[:, 1:3].ge(0).all()
+        assert (rois[:, 3:] - rois[:, 1:3]).ge(99 / 16 - 1e-3).all()
+        assert rois[:, 3:].le(torch.tensor([199.0, 99.0]) + 1e-3).all()
+
     @pytest.mark.parametrize("name", ["region_stats.level1", "region_codes", "region_norm", "dense_pathway.level1"])
     @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
     def test_operations_are_right_in_another_dtype_and_layout(self, work, name, layout):
@@ -360,9 +377,10 @@ class TestRefusal:
         with pytest.raises(BenchError, match="literal and the commuted"):
             case.exact("forward")
 
-    def test_a_side_that_raises_is_reported(self, work):
+    @pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+    def test_a_side_that_raises_is_reported(self, work, kind):
         def broken(maps, parameters):
-            raise RuntimeError("no such kernel\nand more")
+            raise kind("no such kernel\nand more")
 
         case = build("dense_pathway.level1", work)
         failing = dataclasses.replace(case.formulations[OURS], call=broken)
@@ -370,6 +388,112 @@ class TestRefusal:
         row = rows[OURS, "forward"]
         assert (row.status, row.note, row.median) == ("failed", "no such kernel", None)
         assert rows[EAGER, "forward"].status == "ok"
+
+
+class TestCompiled:
+    def test_eager_compiled_is_one_more_side(self, work, monkeypatch):
+        from zigzag.bench.registry import select
+
+        modes = []
+        monkeypatch.setattr(torch, "compile", lambda function, mode: modes.append(mode) or function)
+        settings = Settings(only="dense_pathway.level4 forward", quick=True, compiled="max-autotune")
+        (subject,) = select(settings)
+        rows = measured(subject.build(work), subject.directions)
+        assert modes == ["max-autotune"]
+        assert {side for side, _ in rows} == {OURS, EAGER, COMPILED, FLOOR}
+        assert rows[COMPILED, "forward"].status == "ok"
+
+    def test_a_first_run_that_compiles_is_not_taken_for_a_time(self, work, monkeypatch):
+        monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+        case = build("dense_pathway.level4", work)
+        case = dataclasses.replace(
+            case, formulations={**case.formulations, COMPILED: case.formulations[EAGER].compiled("default")}
+        )
+        checks = {side: dataclasses.replace(check, seconds=60.0) for side, check in runner.check(
+            case, "forward", case.exact("forward")).items()}  # fmt: skip
+        seen = {}
+        monkeypatch.setattr(
+            runner, "plan", lambda estimates, *_, **__: seen.update(estimates) or timing.plan(estimates, 0.0, most=2)
+        )
+        runner.time_sides(case, "forward", checks, Settings(quick=True))
+        assert seen[EAGER] == 60.0
+        assert seen[COMPILED] < 60.0
+
+
+def row_of(side, direction, seconds, **fields):
+    """A row of dense_pathway, level 1, on a GPU."""
+    from zigzag.bench.rows import Row
+
+    known = dict.fromkeys((field.name for field in dataclasses.fields(Row)), None)
+    known |= {"case": "dense_pathway.level1", "layout": "channels_last", "grids": (3, 5, 7), "dtype": "bfloat16"}
+    known |= {"backend": side, "direction": direction, "median": seconds, "device": "cuda", "timing": "events"}
+    return Row(**known | fields)
+
+
+class TestFiguresOfAGPU:
+    def found(self, rows):
+        from zigzag.bench.figures import figures
+
+        return {figure.what: figure for figure in figures(rows)}
+
+    def test_shares_of_the_copy_bandwidth(self):
+        rate = 1e12
+        rows = [
+            row_of(side, way, seconds, bytes=moved, copy_share=moved / seconds / rate)
+            for side, way, seconds, moved in (
+                (OURS, "forward", 1e-3, 9e8),
+                (OURS, "forward+backward", 4e-3, 9e8 + 15e8),
+                ("triton", "forward", 2e-3, 9e8),
+            )
+        ]
+        found = self.found(rows)
+        forward, backward = (
+            found[f"dense_pathway, level 1, {way}: share of the copy bandwidth"] for way in ("forward", "backward")
+        )
+        assert forward.values == pytest.approx({OURS: 0.9, "triton": 0.45})
+        assert (forward.asked, forward.reached) == ("≥ 0.85", True)
+        assert backward.values == pytest.approx({OURS: 0.5})
+        assert backward.reached is False
+
+    def test_the_faster_of_two_backends(self):
+        rows = [
+            row_of(*own) for own in (("triton", "forward", 3e-3), ("cuda", "forward", 2e-3), (OURS, "forward", 3e-3))
+        ]
+        figure = self.found(rows)["dense_pathway, forward / the faster of triton and cuda"]
+        assert figure.values == pytest.approx({"triton": 1.5, "cuda": 1.0, OURS: 1.5})
+        assert (figure.asked, figure.reached) == ("", None)
+
+    def test_other_sides_over_ours_come_from_the_same_floor(self):
+        fuse = {"case": "neck.fuse", "kernel": 3}
+        rows = [
+            row_of(side, "forward+backward", 1.0, over_floor=over, **fuse)
+            for side, over in ((OURS, 1.3), (EAGER, 6.5), (OURS, 99.0), (COMPILED, 2.6))
+        ]
+        found = self.found(rows)
+        assert found["neck, forward + backward: eager / this"].values[OURS] == pytest.approx(5.0)
+        assert found["neck, forward + backward: compiled / this"].values == pytest.approx({OURS: 2.0, EAGER: 0.4})
+
+    def test_a_graph_is_held_against_eager_as_it_is_launched(self):
+        whole = {"case": "neck.whole", "kernel": 3}
+        rows = [
+            row_of(EAGER, "forward", 8e-3, shape="1x8", **whole),
+            row_of(OURS, "forward", 4e-3, shape="1x8", **whole),
+            row_of(OURS, "forward", 1e-3, shape="1x8", timing="graph", **whole),
+            row_of(EAGER, "forward", 2e-3, shape="1x8", timing="graph", **whole),
+        ]
+        what = "neck of a small image, forward: eager / a CUDA graph of this"
+        assert self.found(rows)[what].values == pytest.approx({OURS: 8.0, EAGER: 4.0})
+        assert what not in self.found([dataclasses.replace(row, timing="events") for row in rows])
+        assert what not in self.found([dataclasses.replace(rows[0], shape="16x8"), *rows[1:]])
+
+    def test_peak_memory_against_eagers(self):
+        rows = [
+            row_of(side, "forward+backward", 1.0, case="neck.fuse", kernel=3, peak_bytes=peak)
+            for side, peak in ((OURS, 3 << 30), (EAGER, 10 << 30))
+        ]
+        figure = self.found(rows)["peak memory of the neck's forward + backward / eager's"]
+        assert figure.values[OURS] == pytest.approx(0.3)
+        assert figure.reached
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

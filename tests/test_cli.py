@@ -1,5 +1,6 @@
 """The command line of the benchmark: a whole run in small, its files, its refusals, and its error messages."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -41,6 +42,7 @@ def small(monkeypatch):
     monkeypatch.setattr(
         runner, "plan", lambda estimates, seconds, **_: timing.plan(estimates, seconds, least=1, most=2)
     )
+    importlib.import_module("zigzag.models")  # its necks are not to be the small ones
     original = zigzag.nn.ZigZagNeck
     monkeypatch.setattr(
         zigzag.nn, "ZigZagNeck", lambda channels, **fields: original(channels, 8, norm_groups=4, **fields)
@@ -70,7 +72,10 @@ class TestErrors:
         assert cli.main(["bench", *words]) == 2
         assert capsys.readouterr().err == f"zigzag bench: error: {message}\n"
 
-    @pytest.mark.parametrize("words", [["--dtype", "float8"], ["--suite", "some"], ["--size", "large"], ["--nonsense"]])
+    @pytest.mark.parametrize(
+        "words",
+        [["--dtype", "float8"], ["--suite", "some"], ["--compile", "fast"], ["--size", "large"], ["--nonsense"]],
+    )
     def test_what_the_parser_refuses(self, capsys, words):
         with pytest.raises(SystemExit) as caught:
             cli.main(["bench", *words])
@@ -182,7 +187,7 @@ def test_help_is_there_for_both_ways_in():
         [sys.executable, "-m", "zigzag", "bench", "--help"], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.startswith("usage: zigzag bench")
-    assert "--no-compile" in done.stdout
+    assert "--compile [MODE]" in done.stdout
 
 
 @needs_extras

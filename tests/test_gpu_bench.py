@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
+import importlib.util
 import sys
-import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import torch
 import zigzag
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+NEEDED = ("matplotlib", "rich", "torchvision")
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the source tree")
 
@@ -24,84 +23,138 @@ def benchmark_of(monkeypatch):
     """Imports a script of benchmarks/."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("gpu", "gpu_bench", "gpu_cases", "predict"):
+    for name in ("gpu", "gpu_bench"):
         sys.modules.pop(name, None)
-
-
-class Event:
-    def __init__(self, enable_timing):
-        assert enable_timing
-
-    def record(self):
-        self.at = time.perf_counter()
-
-    def elapsed_time(self, end):
-        return (end.at - self.at) * 1e3
-
-
-class Graph:
-    def replay(self):
-        pass
 
 
 @pytest.fixture
 def tiny(benchmark_of, monkeypatch):
-    """gpu_bench on the CPU: backends "cpu" and "reference" in the place of cuda and triton."""
-    bench, cases = benchmark_of("gpu_bench"), benchmark_of("gpu_cases")
-    sizes = {"DEVICE": "cpu", "CHANNELS": 16, "BATCH": 2, "GROUPS": 4, "LEVELS": ((9, 8), (5, 4), (3, 2), (2, 1))}
-    for name, value in (sizes | {"SMALL_LEVELS": (4, 3, 2, 1)}).items():
-        monkeypatch.setattr(cases, name, value)
-    for name, value in {"FLUSH": 64, "COPIED": 64, "SAMPLES": 2, "SIDES": ("cpu", "reference")}.items():
-        monkeypatch.setattr(bench, name, value)
-    nothing = {name: lambda *_: 0 for name in ("synchronize", "_sleep", "reset_peak_memory_stats", "memory_allocated")}
-    stand_ins = {"max_memory_allocated": lambda: 1, "get_device_name": lambda: "none", "Event": Event}
-    for name, value in (nothing | stand_ins | {"CUDAGraph": Graph, "graph": nullcontext}).items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    """gpu_bench on the CPU: backends "cpu" and "reference" under the names of cuda and triton."""
+    for name in NEEDED:
+        pytest.importorskip(name)
+    bench = benchmark_of("gpu_bench")
+    from zigzag.backends import Backend, Backends
+    from zigzag.bench import ceilings, figures, neck, run, runner, timing, workload
+    from zigzag.bench.settings import Settings
+
+    for part in bench.PARTS.values():
+        for fields in part.values():
+            monkeypatch.setitem(fields, "size", 64)
+            monkeypatch.setitem(fields, "batch", min(fields.get("batch", 1), 2))
+    monkeypatch.setattr(bench, "COMMON", {"device": "cpu", "backbone": "resnet18", "quick": True})
+    monkeypatch.setattr(Settings, "__post_init__", lambda _: None)  # which asks for a GPU for graphs
+    monkeypatch.setattr(figures, "LINES", {"cpu": figures.LINES["cuda"]})
+    stand_ins = {"cuda": "cpu", "triton": "reference"}
+    found = Backends({name: Backend(name, "cpu", lambda: None) for name in stand_ins})
+    monkeypatch.setattr(zigzag, "backends", lambda: found)
+    under = workload.Formulation.under
+    monkeypatch.setattr(workload.Formulation, "under", lambda self, name: under(self, stand_ins.get(name, name)))
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    nothing = ceilings.Ceilings({1: 1e9}, {1: 1e9}, 1e9)
+    for name, value in {
+        (ceilings, "measure"): lambda *_, **__: nothing,
+        (neck, "EAGER_IS_QUICK_ON"): ("cpu",),
+        (run.page, "write"): lambda *_: None,
+        (runner, "evict"): lambda _: None,
+        (runner, "graphed"): lambda call: call,
+        (runner, "peak_growth"): lambda call, _: (call(), 1 << 20),
+        (runner, "_WARM_UP"): 0.0,
+        (runner, "plan"): lambda estimates, _, **__: timing.plan(estimates, 1e-9, least=1, most=1),
+    }.items():
+        monkeypatch.setattr(*name, value)
+    importlib.import_module("zigzag.models")  # its necks are not to be the small ones
+    original = zigzag.nn.ZigZagNeck
+    monkeypatch.setattr(
+        zigzag.nn, "ZigZagNeck", lambda in_channels, **own: original(in_channels, 8, norm_groups=4, **own)
+    )
     return bench
 
 
-def test_every_figure_is_printed(tiny, tmp_path, capsys):
+def ran(bench, capsys, *arguments):
+    """(exit code, what was printed)."""
     with pytest.raises(SystemExit) as left:
-        tiny.main(["operations", "neck", "small", "compiled", "--out", str(tmp_path)])
-    printed = capsys.readouterr().out
-    assert left.value.code == 0, printed
-    for side in ("cpu", "reference"):
-        for operation in ("region_stats", "dense_pathway"):
-            for way in ("forward", "backward"):
-                assert f"{operation} {way}, {side}: share of copy bandwidth" in printed
-        for figure in (
-            f"neck forward, {side} / convolutions",
-            f"neck forward+backward, {side} / convolutions",
-            f"neck forward+backward, eager / {side}",
-            f"neck forward+backward, compiled (max-autotune) / {side}",
-            f"peak memory of a training step, {side} / eager",
-            f"neck 224 forward, eager / {side} with a graph",
-        ):
-            assert figure in printed
-    for operation in tiny.OPERATIONS:
-        assert f"{operation} backward, triton / cuda" in printed
-    assert {path.stem for path in tmp_path.glob("*.json")} == set(tiny.PARTS)
-    rows = json.loads((tmp_path / "operations.json").read_text())["rows"]
-    assert all(row["error"] <= 2 and row["share"] > 0 for row in rows)
+        bench.main([*map(str, arguments)])
+    return left.value.code, capsys.readouterr().out
+
+
+def test_every_figure_is_printed(tiny, tmp_path, capsys):
+    from zigzag.bench import rows
+
+    code, printed = ran(tiny, capsys, "operations", "neck", "small", "compiled", "--out", tmp_path)
+    assert code == 0, printed
+    table = printed[printed.rindex("Figures") :]
+    for operation in ("region_stats", "dense_pathway"):
+        for way in ("forward", "backward"):
+            assert f"{operation}, level 1, {way}: share of the copy bandwidth" in table
+    for figure, target in {
+        "neck, forward / its fusion convolutions alone": "≤ 1.35",
+        "neck, forward + backward / the same of those convolutions": "≤ 1.35",
+        "neck, forward + backward: eager / this": "≥ 4",
+        "neck, forward + backward: compiled / this": "≥ 2",
+        "peak memory of the neck's forward + backward / eager's": "≤ 0.4",
+        "neck of a small image, forward: eager / a CUDA graph of this": "≥ 4",
+    }.items():
+        line = next(line for line in table.splitlines() if figure in line)
+        assert target in line
+    for operation in ("region_stats", "dense_pathway", "region_codes", "region_norm"):
+        for way in ("forward", "forward+backward"):
+            assert f"{operation}, {way} / the faster of triton and cuda" in table
+    assert {path.parent.name for path in tmp_path.glob("*/rows.json")} == {
+        "operations",
+        "neck",
+        "small",
+        "small-graph",
+        "compiled",
+    }
+    found = rows.read(tmp_path / "operations" / "rows.json").rows
+    assert {"zigzag", "cuda", "triton", "eager", "floor"} <= {row.backend for row in found}
+    assert all(row.status == "ok" and row.copy_share > 0 for row in found)
+    assert {row.timing for row in rows.read(tmp_path / "small-graph" / "rows.json").rows} == {"graph"}
 
 
 def test_wrong_results_are_not_timed(tiny, tmp_path, capsys, monkeypatch):
+    from zigzag.bench import rows
+
     right = zigzag.ops.region_stats
 
-    def wrong(x, *arguments, backend):
-        sums, power = right(x, *arguments, backend=backend)
-        return sums * (1.1 if backend == "cpu" else 1), power
+    def wrong(x, *arguments, **named):
+        sums, power = right(x, *arguments, **named)
+        spoiled = importlib.import_module("zigzag.backends")._chosen == "cpu"
+        return sums * (1.1 if spoiled else 1), power
 
     monkeypatch.setattr(zigzag.ops, "region_stats", wrong)
-    with pytest.raises(SystemExit) as left:
-        tiny.main(["operations", "--out", str(tmp_path)])
-    assert left.value.code == 1
-    found = json.loads((tmp_path / "operations.json").read_text())
-    assert ("region_stats forward", "cpu") not in {(row["case"], row["side"]) for row in found["rows"]}
-    assert ("region_stats forward", "reference") in {(row["case"], row["side"]) for row in found["rows"]}
-    assert "region_stats, cpu: error" in found["faults"][0]
+    code, printed = ran(tiny, capsys, "operations", "--out", tmp_path)
+    assert code == 1
+    assert "operations: WRONG: cuda, region_stats.level1 3x3 forward" in printed
+    found = {(row.backend, row.key.split()[0]): row for row in rows.read(tmp_path / "operations" / "rows.json").rows}
+    assert found["cuda", "region_stats.level1"].median is None
+    assert found["triton", "region_stats.level1"].median is not None
+    assert found["cuda", "dense_pathway.level1"].median is not None
+
+
+def test_what_fails_keeps_nothing_else_from_being_measured(tiny, tmp_path, capsys, monkeypatch):
+    from zigzag.bench import operations, rows, run
+
+    class CompilationError(Exception):
+        """As Triton's: no RuntimeError."""
+
+    def broken(*_, **__):
+        raise CompilationError("no such kernel")
+
+    def failing(settings, screen, right=run.measure):
+        return broken() if settings.graph else right(settings, screen)
+
+    monkeypatch.setattr(operations, "_away_from_kink", broken)
+    monkeypatch.setattr(run, "measure", failing)
+    code, printed = ran(tiny, capsys, "operations", "small", "--out", tmp_path)
+    assert code == 1
+    assert "operations: failed: dense_pathway.level1 forward float32 channels_last K=3,5,7: no such kernel" in printed
+    assert "small-graph: CompilationError('no such kernel')" in printed
+    assert "dense_pathway" not in {row.operation for row in rows.read(tmp_path / "operations" / "rows.json").rows}
+    assert all(row.status == "ok" for row in rows.read(tmp_path / "operations" / "rows.json").rows)
+    assert rows.read(tmp_path / "small" / "rows.json").rows
 
 
 def test_limits_add_up_to_less_than_nine_minutes(benchmark_of):

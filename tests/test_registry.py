@@ -1,15 +1,21 @@
 """The registry of cases: what the suites pick, that a key is a filter, and the two timers of a device."""
 
+import dataclasses
 import shlex
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import zigzag
 from zigzag import cli
+from zigzag.backends import Backend, Backends
 from zigzag.bench import command, devices, timing
-from zigzag.bench.registry import REGISTRY, grouped, select, shared
+from zigzag.bench.registry import CENTRE, REGISTRY, Entry, Subject, grouped, select, shared
 from zigzag.bench.settings import DTYPES, Settings
+from zigzag.bench.workload import OURS, Case, Formulation
 
 
 def keys(**fields):
@@ -42,6 +48,43 @@ class TestSuites:
         for suite, minutes in (("default", 4), ("ci", 4), ("full", 25)):
             assert sum(subject.seconds(473) for subject in select(Settings(suite=suite))) < 60 * minutes
 
+    def test_full_compiles_every_case_at_the_centre_that_does_not_take_minutes(self):
+        found = [subject for subject in select(Settings(suite="full")) if subject.compiled is not None]
+        assert {subject.compiled for subject in found} == {"default"}
+        names = [subject.entry.name for subject in found]
+        assert len(set(names)) == len(names)
+        left = {entry.name for entry in REGISTRY} - set(names)
+        assert left == {"neck.fuse", "neck.whole", "model.predict", "model.step"}
+        for subject in found:
+            assert all(
+                part in (None, (), *dataclasses.astuple(CENTRE)) for part in dataclasses.astuple(subject.variant)
+            )
+        assert all(subject.compiled is None for suite in ("default", "ci") for subject in select(Settings(suite=suite)))
+        assert not any(subject.compiled for subject in select(Settings(only="dense_pathway.level2")))
+
+    def test_compiling_is_part_of_the_estimate(self):
+        (plain,), (compiled,) = (select(Settings(only="neck.fuse 3x3", compiled=mode)) for mode in (None, "default"))
+        assert compiled.seconds(473) == plain.seconds(473) + plain.entry.compiling
+
+    def test_a_backend_without_kernels_is_no_side(self, monkeypatch):
+        stand_ins = [Backend(name, "cpu", lambda: None) for name in ("triton", "cuda")]
+        monkeypatch.setattr(zigzag, "backends", lambda: Backends({each.name: each for each in stand_ins}))
+        formulation = Formulation(lambda *_: [], [], [], [])
+
+        def build(_, operation):
+            fields = dict.fromkeys((field.name for field in dataclasses.fields(Case)), None)
+            return Case(**fields | {"operation": operation, "formulations": {OURS: formulation}})
+
+        work = SimpleNamespace(device=torch.device("cpu"))
+        for operation, sides in (
+            ("position_sensitive_pool", {OURS, "triton"}),
+            ("region_norm", {OURS, "triton", "cuda"}),
+        ):
+            subject = Subject(Entry(operation, partial(build, operation=operation)), CENTRE, ())
+            assert subject.build(work).formulations.keys() == sides
+        elsewhere = SimpleNamespace(device=torch.device("meta"))
+        assert subject.build(elsewhere).formulations.keys() == {OURS}
+
     def test_those_that_share_a_workload_stand_together(self):
         for suite in ("default", "full"):
             groups = [(shared(g[0].variant), g[0].entry.stages) for g in grouped(select(Settings(suite=suite)))]
@@ -61,13 +104,20 @@ class TestFilter:
         assert {key.split()[1] for key in keys(only="neck.fuse 1x1")} == {"1x1"}
         assert keys(only="forw") == []
 
+    def test_one_of_several_words(self):
+        both = {*keys(only="region_codes forward"), *keys(only="region_norm forward")}
+        assert set(keys(only="region_codes|region_norm forward")) == both
+        assert {key.split()[2] for key in keys(only="region_codes 1x1|3x3 forward")} == {"forward"}
+
     def test_a_row_names_the_command_that_reproduces_it(self):
-        settings = Settings(size=128, threads=2, suite="full", batch=2, quick=True)
+        settings = Settings(size=128, threads=2, suite="full", batch=2, quick=True, compiled="max-autotune")
         for key in keys(only="region_codes", quick=True):
             words = shlex.split(settings.command(key))[2:]
             again = command.settings_of(command.parser().parse_args(words))
             assert [k for subject in select(again) for k in subject.keys] == [key]
             assert (again.size, again.threads, again.batch, again.quick) == (128, 2, 2, True)
+            assert again.compiled == "max-autotune"
+        assert command.settings_of(command.parser().parse_args(["--compile"])).compiled == "default"
 
 
 class TestListing:
@@ -114,6 +164,13 @@ class TestDevices:
     def test_the_evicted_buffer_is_larger_than_the_cache(self):
         buffer = devices._evictor("cpu")
         assert buffer.numel() * 4 >= max(4 * devices.last_cache(), 1 << 27)
+
+    def test_launches_run_ahead_of_a_gpu(self, monkeypatch):
+        passes = []
+        monkeypatch.setattr(devices, "_evictor", lambda device: SimpleNamespace(sum=lambda: passes.append(device)))
+        devices.evict("cpu")
+        devices.evict("cuda")
+        assert passes == ["cpu"] + ["cuda"] * 16
 
     def test_a_gpu_is_timed_by_events_in_the_stream(self, monkeypatch):
         now, log = [0.0], []

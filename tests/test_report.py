@@ -72,6 +72,27 @@ def written(folder, *words):
     return (folder / "report.html").read_text()
 
 
+def test_a_gpus_backends_are_drawn_and_its_figures_have_their_own_targets(folder):
+    sides = {"triton": 0.003, "cuda": 0.0015}
+    changes = {"device": "cuda", "dtype": "float32"}
+    gpu = [row(side, way, **changes) for way in DIRECTIONS for side in TIMES]
+    gpu += [
+        row(OURS, way, **changes, backend=side, median=time, over_floor=time / TIMES[FLOOR])
+        for way in DIRECTIONS
+        for side, time in sides.items()
+    ]
+    rows.write(folder / "rows.json", gpu, machine())
+    left = session.read(folder / session.NAME)
+    session.write(folder / session.NAME, dataclasses.replace(left, cases=len(gpu), points=[]))
+    page = written(folder)
+    for side in sides:
+        assert f"var(--{side})" in page
+        assert page.count(f"--{side}: #") == 2  # light and dark
+    assert re.search(
+        r"eager / this</td><td>3×3</td><td>≥ 4</td><td class=\"ours bad\">3</td><td class=\"\">2</td>", page
+    )
+
+
 def test_the_page_is_whole_and_needs_no_network(folder):
     page = written(folder)
     assert not re.search(r"""(src|href)=["']?(https?:|//)|@import|url\((?!#)""", page)

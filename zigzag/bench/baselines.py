@@ -7,6 +7,7 @@ moving the bytes that an operation must move.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 from zigzag.cost import Cost
 from zigzag.geometry import membership
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 MOSTLY_READ = 10
 """An operation that reads this many times what it writes is measured against a sum, any other against a copy."""
 
@@ -37,6 +39,16 @@ def convolved_region_sums(x: Tensor, weights: Sequence[Tensor], grids: Sequence[
         columns = membership(x.shape[3], cells, 0, x.dtype, x.device)
         sums.append(torch.einsum("yh,nchw,xw->ncyx", rows, mapped, columns))
     return sums
+
+
+def compiled_anew(function: Function, mode: str) -> Function:
+    """``torch.compile`` of a function or module, forgetting what was compiled before.
+
+    Cases share code: their shapes would be taken for one function's, compiled as if sizes varied, and past eight of
+    them not at all.
+    """
+    torch.compiler.reset()
+    return cast("Function", torch.compile(function, mode=mode))
 
 
 def moving(cost: Cost, dtype: torch.dtype, device: torch.device | None = None) -> Callable[[], object]:

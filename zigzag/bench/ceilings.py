@@ -17,6 +17,9 @@ from zigzag.cost import Cost
 FOOTPRINTS = tuple(1 << power for power in (20, 22, 24, 26, 28))
 """Bytes touched, from what fits a core's cache to what fits none: 1 MiB to 256 MiB."""
 
+_GPU_FOOTPRINTS = (*FOOTPRINTS, 1 << 30)
+"""What a large batch touches."""
+
 _MATRIX = 1536
 _CHANNELS, _SIZE = 256, 60
 _SECONDS = 0.25
@@ -47,6 +50,11 @@ class Ceilings:
                 return slower + (faster - slower) * share
         return best[-1][1]
 
+    @property
+    def copy(self) -> float:
+        """Bytes/s, read plus written, of the largest ``copy_``: what no cache holds."""
+        return self.copied[max(self.copied)]
+
     def least_seconds(self, steps: Sequence[Cost]) -> float:
         """The roofline's least time for steps that follow each other."""
         return sum(step.seconds(self.bandwidth(step.bytes), self.arithmetic) for step in steps)
@@ -63,7 +71,7 @@ def measure(dtype: torch.dtype, device: str = "cpu", *, cold: bool = False) -> C
     before = partial(evict, device) if cold else None
     itemsize = torch.empty((), dtype=dtype).element_size()
     copied, summed = {}, {}
-    for footprint in FOOTPRINTS:
+    for footprint in FOOTPRINTS if device == "cpu" else _GPU_FOOTPRINTS:
         source = torch.ones(footprint // itemsize, dtype=dtype, device=device)
         half = torch.ones(footprint // 2 // itemsize, dtype=dtype, device=device)
         target = torch.zeros_like(half)

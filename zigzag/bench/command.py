@@ -6,7 +6,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from zigzag.bench.settings import DEVICES, DTYPES, SUITES, BenchError, Settings, available_threads, hold_allocator
+from zigzag.bench.settings import (
+    COMPILE_MODES,
+    DEVICES,
+    DTYPES,
+    SUITES,
+    BenchError,
+    Settings,
+    available_threads,
+    hold_allocator,
+)
 
 PROGRAM = "zigzag bench"
 STORE = Path("benchmarks") / "results"
@@ -107,7 +116,12 @@ def parser() -> argparse.ArgumentParser:
     add_source(bench)
     add = bench.add_argument
     add("--suite", choices=SUITES, default=Settings.suite, help="which cases; ci: what the gate compares")
-    add("--filter", default="", metavar="WORDS", help="only cases with these in their name or key (see --list)")
+    add(
+        "--filter",
+        default="",
+        metavar="WORDS",
+        help="only cases with these in their name or key (see --list); a|b: either",
+    )
     add("--dtype", choices=DTYPES, help="of maps and parameters, in the place of float32")
     add("--batch", type=int, default=Settings.batch, metavar="N", help="the photograph, so often")
     add("--device", choices=DEVICES, default=Settings.device, help="where to measure")
@@ -118,9 +132,11 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="fewer repetitions, 3x3 region kernel only, no sweeps")
     add(
         "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="also torch.compile, which takes minutes",
+        nargs="?",
+        choices=COMPILE_MODES,
+        const=COMPILE_MODES[0],
+        metavar="MODE",
+        help=f"also torch.compile, which takes minutes; MODE: {', '.join(COMPILE_MODES)}",
     )
     add("--store", type=Path, metavar="FOLDER", help="keep the rows there too, by device and commit")
     add("--out", type=Path, default=Settings.out, metavar="FOLDER", help="for rows.json, report.html and neck.png")

@@ -82,10 +82,11 @@ class Screen:
             cells = []
             for side in sides:
                 value = figure.values.get(side)
-                style = ("bold green" if figure.reached else "bold red") if side == OURS else ""
+                known = side == OURS and figure.reached is not None
+                style = ("bold green" if figure.reached else "bold red") if known else ""
                 cells.append(Text("-" if value is None else f"{value:.3g}", style=style))
             kernel = f"{figure.kernel}x{figure.kernel}" if figure.kernel else ""
-            table.add_row(figure.what, kernel, f"<= {figure.target:g}", *cells)
+            table.add_row(figure.what, kernel, figure.asked, *cells)
         self.console.print(table)
 
 

@@ -19,12 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import zigzag
 from zigzag import cost
 from zigzag.bench.accuracy import Results
-from zigzag.bench.baselines import Convolutions
+from zigzag.bench.baselines import Convolutions, compiled_anew
 from zigzag.bench.neck import decided, layers
 from zigzag.bench.settings import SEED, BenchError
 from zigzag.bench.workload import (
     COMMUTED,
-    COMPILED,
     EAGER,
     FORMATS,
     OURS,
@@ -83,6 +82,10 @@ class Network(Formulation):
         """The same by another backend of zigzag's operations."""
         return replace(self, backend=backend)
 
+    def compiled(self, mode: str) -> Network:
+        """The same under ``torch.compile`` in one of its modes."""
+        return replace(self, model=compiled_anew(self.model, mode))
+
     def double(self) -> Network:
         """The same in float64, on a copy of the network, without an optimiser."""
         model = copy.deepcopy(self.model).double()
@@ -116,8 +119,6 @@ def _case(name: str, work: Workload, seconds: dict[Direction, float]) -> Case:
     formulations: dict[str, Formulation] = {
         OURS: side(ours), COMMUTED: side(ours, "reference"), EAGER: side(literal)
     }  # fmt: skip
-    if work.compiled:
-        formulations[COMPILED] = side(cast("SemanticSegmenter", torch.compile(literal)))
 
     def exact(direction: Direction) -> Results:
         return side(ours, "reference").double().run(direction)

@@ -13,9 +13,9 @@ import zigzag
 from zigzag import cost
 from zigzag.bench.accuracy import Results
 from zigzag.bench.baselines import convolved_region_sums, moving
+from zigzag.bench.settings import SEED
 from zigzag.bench.workload import (
     COMMUTED,
-    COMPILED,
     DIRECTIONS,
     EAGER,
     OURS,
@@ -31,6 +31,11 @@ from zigzag.bench.workload import (
 Call = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence[Tensor]]
 _BRANCHES = "stages.0.up.0.context.branches"
 _MARGIN = 0.05
+_REGIONS, _SCORES = 300, 2 * 21 + 4
+"""FCIS: regions of an image; an inside and an outside score of 21 classes, and the four of a box."""
+_BINS, _CELLS = 21, 7
+_FINEST_STRIDE = 4
+"""Pixels of the image by step of level 1."""
 _SECONDS: dict[Direction, float] = {"forward": 0.9, "forward+backward": 1.2}
 
 
@@ -54,15 +59,22 @@ def region_stats(work: Workload, *, level: int, grids: Sequence[int] | None = No
         [leaf(weights[i % len(weights)]) for i in range(len(grids))],
         "convolved sums",
     )
-    sides = {EAGER: literal} | compiled(work, literal)
     variant = replace(work.variant, grids=tuple(grids))
-    return _stats_case(f"region_stats.level{level + 1}", work, x, grids, work.kernel // 2, variant, sides)
+    name, halo = f"region_stats.level{level + 1}", work.kernel // 2
+    stock = {COMMUTED: _stats(zigzag.reference.region_stats, x, grids, halo), EAGER: literal}
+    return _stats_case(name, work, x, grids, halo, variant, stock)
 
 
 def norm_stats(work: Workload, *, level: int) -> Case:
     """The statistics of a GroupNorm: the same operation with one cell and no halo."""
     variant = replace(work.variant, kernel=None, grids=())
-    return _stats_case(f"region_stats.norm.level{level + 1}", work, work.bases[level], (1,), 0, variant, {})
+    x = work.bases[level]
+    stock = {EAGER: _stats(zigzag.reference.region_stats, x, (1,), 0)}
+    return _stats_case(f"region_stats.norm.level{level + 1}", work, x, (1,), 0, variant, stock)
+
+
+def _stats(operation: Callable[..., tuple[Tensor, Tensor]], x: Tensor, grids: Sequence[int], halo: int) -> Formulation:
+    return formulation(lambda maps, _: operation(maps[0], grids, halo), [x], output="sums")
 
 
 def _stats_case(
@@ -72,17 +84,10 @@ def _stats_case(
     grids: Sequence[int],
     halo: int,
     variant: Variant,
-    literal: Mapping[str, Formulation],
+    sides: Mapping[str, Formulation],
 ) -> Case:
-    def call(operation: Callable[..., tuple[Tensor, Tensor]]) -> Call:
-        return lambda maps, _: operation(maps[0], grids, halo)
-
-    formulations = {
-        OURS: formulation(call(zigzag.ops.region_stats), [x], output="sums"),
-        COMMUTED: formulation(call(zigzag.reference.region_stats), [x], output="sums"),
-        **literal,
-    }
-    stock = {"sums": COMMUTED} | {formulations[side].output: side for side in literal if side == EAGER}
+    formulations = {OURS: _stats(zigzag.ops.region_stats, x, grids, halo), **sides}
+    stock = {formulation.output: side for side, formulation in sides.items()}
     n, c, h, w = x.shape
     forward = cost.region_stats((n, c, h, w), grids, halo, itemsize=work.itemsize)
     backward = cost.region_stats((n, c, h, w), grids, halo, itemsize=work.itemsize, backward=True)
@@ -116,9 +121,7 @@ def region_codes(work: Workload) -> Case:
 
         return run
 
-    formulations = with_reference(
-        work, call, zigzag.ops.region_codes, zigzag.reference.region_codes, [leaf(sums)], weights
-    )
+    formulations = with_reference(call, zigzag.ops.region_codes, zigzag.reference.region_codes, [leaf(sums)], weights)
     arguments = (work.batch, work.config.out_channels, grids, work.kernel)
     forward = cost.region_codes(*arguments, itemsize=work.itemsize)
     backward = cost.region_codes(*arguments, itemsize=work.itemsize, backward=True)
@@ -144,7 +147,6 @@ def region_norm(work: Workload) -> Case:
         return run
 
     formulations = with_reference(
-        work,
         call,
         zigzag.ops.region_norm,
         zigzag.reference.region_norm,
@@ -192,9 +194,7 @@ def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: 
 
         return run
 
-    formulations = with_reference(
-        work, call, zigzag.ops.dense_pathway, zigzag.reference.dense_pathway, maps, parameters
-    )
+    formulations = with_reference(call, zigzag.ops.dense_pathway, zigzag.reference.dense_pathway, maps, parameters)
 
     def counted(*, backward: bool) -> cost.Cost:
         return cost.dense_pathway(
@@ -224,6 +224,39 @@ def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: 
     )
 
 
+def position_sensitive_pool(work: Workload, *, level: int) -> Case:
+    """The scores of FCIS: its regions of every image, pooled from maps of one level."""
+    n, (height, width) = work.batch, work.sizes[level]
+    stride = _FINEST_STRIDE << level
+    x = work.noise(n, _SCORES * _CELLS**2, height, width)
+    rois = _regions(n, height * stride, width * stride).to(work.device)
+
+    def call(operation: Callable[..., Tensor]) -> Call:
+        return lambda maps, _: [operation(maps[0], rois, _BINS, _CELLS, stride=stride)]
+
+    formulations = with_reference(
+        call, zigzag.ops.position_sensitive_pool, zigzag.reference.position_sensitive_pool, [x], []
+    )
+    arguments = ((n, _SCORES * _CELLS**2, height, width), len(rois), _BINS, _CELLS)
+    forward = cost.position_sensitive_pool(*arguments, itemsize=work.itemsize)
+    backward = cost.position_sensitive_pool(*arguments, itemsize=work.itemsize, backward=True)
+    shape = f"{_sizes([x.shape])}, {len(rois)} regions, {_BINS}x{_BINS} bins of {_CELLS}x{_CELLS} cells"
+    variant = replace(work.variant, kernel=None, grids=())
+    name = "position_sensitive_pool"
+    return _case(f"{name}.level{level + 1}", name, variant, shape, work, formulations, forward, backward)
+
+
+def _regions(images: int, height: int, width: int) -> Tensor:
+    """Seeded RoIs (R, 5) of as many images: sides from a sixteenth to all of the image, corners anywhere inside."""
+    generator = torch.Generator().manual_seed(SEED)
+    sides, corners = torch.rand(2, images, _REGIONS, 2, generator=generator, dtype=torch.float64)
+    whole = torch.tensor([width, height], dtype=torch.float64) - 1
+    sides = whole * 16 ** (sides - 1)
+    corners = corners * (whole - sides)
+    image = torch.arange(images, dtype=torch.float64)[:, None, None].expand(-1, _REGIONS, 1)
+    return torch.cat([image, corners, corners + sides], 2).flatten(0, 1).float()
+
+
 def _away_from_kink(base: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """The base with no value of scale * base + shift near 0: on which side of a ReLU rounding falls is no error."""
     with torch.no_grad():
@@ -234,24 +267,15 @@ def _away_from_kink(base: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def with_reference(
-    work: Workload,
     call: Callable[[Callable[..., Any]], Call],
     ours: Callable[..., Any],
     reference: Callable[..., Any],
     maps: Sequence[Tensor],
     parameters: Sequence[Tensor],
 ) -> dict[str, Formulation]:
-    """Our operation beside the reference, which is literal and commuted at once, and its compiled form."""
-    eager = formulation(call(reference), maps, parameters)
-    return {OURS: formulation(call(ours), maps, parameters), EAGER: eager} | compiled(work, eager)
-
-
-def compiled(work: Workload, eager: Formulation) -> dict[str, Formulation]:
-    """``torch.compile`` of an eager formulation, where the run asks for it."""
-    if not work.compiled:
-        return {}
-    call = torch.compile(eager.call)
-    return {COMPILED: Formulation(call, eager.maps, eager.parameters, eager.gradients, eager.output)}
+    """Our operation beside the reference, which is literal and commuted at once."""
+    sides = {OURS: ours, EAGER: reference}
+    return {side: formulation(call(operation), maps, parameters) for side, operation in sides.items()}
 
 
 def exactly(formulations: Mapping[str, Formulation], stock: Mapping[str, str]) -> Callable[[Direction], Results]:

@@ -48,4 +48,4 @@ class Source:
         neck = build_neck(maps, variant.kernel, stages=subjects[0].entry.stages, grids=variant.grids)
         small = pyramid.normalised(pyramid.crop(self._original, min(model.SIZE, self.settings.size)))
         images = torch.cat([small, small.flip(-1)])
-        return Workload(maps, neck, compiled=self.settings.compiled, images=images)
+        return Workload(maps, neck, images=images)

@@ -15,10 +15,13 @@ from functools import partial
 from itertools import groupby, product
 
 import zigzag
+from zigzag import dispatch
 from zigzag.bench import model, neck, operations
 from zigzag.bench.settings import DTYPES, Settings
 from zigzag.bench.workload import (
+    COMPILED,
     DIRECTIONS,
+    EAGER,
     FUSED,
     LAYOUTS,
     OURS,
@@ -36,6 +39,8 @@ GRIDS: tuple[Grids, ...] = ((3, 5, 7), (1,), (3,), (3, 5), (3, 5, 7, 9))
 CENTRE = Variant(3, "float32", "channels_last", GRIDS[0])
 """What holds where nothing else is said."""
 _REFERENCE_PIXELS = 473**2
+_MOST_COMPILING = 120.0
+"""Seconds; what takes longer is compiled on request alone, and suite full keeps to its 25 minutes."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Entry:
         stages: of the neck that its parameters come from.
         checking: seconds that building it and checking it against float64 takes, level 1 of a 473 crop, two cores.
         timing: seconds of its time budget, all directions.
+        compiling: seconds that torch.compile of eager takes for them, nothing cached; 0 where there is no eager side.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Entry:
     stages: int = 1
     checking: float = 0.3
     timing: float = 2.1
+    compiling: float = 12.0
 
     def variants(self) -> Iterator[Variant]:
         """Every variant that there is, the centre first."""
@@ -80,11 +87,13 @@ class Subject:
         entry: the case.
         variant: dtype, layout, grids and region kernel.
         directions: those to measure.
+        compiled: mode of torch.compile for eager as one more side; None for none.
     """
 
     entry: Entry
     variant: Variant
     directions: tuple[Direction, ...]
+    compiled: str | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -92,16 +101,26 @@ class Subject:
         return [key(self.entry.name, direction, self.variant) for direction in self.directions]
 
     def build(self, work: Workload) -> Case:
-        """The case, on a GPU with every fused backend that runs there as a side of its own."""
-        case = self.entry.build(work)
-        names = [name for name in FUSED if work.device.type == "cuda" and zigzag.backends()[name].available]
+        """The case, on a GPU with every fused backend that runs there as a side of its own; compiled where wanted."""
+        case, backends = self.entry.build(work), zigzag.backends()
+        names = [
+            name
+            for name in FUSED
+            if backends[name].device == work.device.type
+            and backends[name].available
+            and (case.operation, name) not in dispatch.WITHOUT_KERNELS
+        ]
         own = {name: case.formulations[OURS].under(name) for name in names}
+        if self.compiled is not None and EAGER in case.formulations:
+            own[COMPILED] = case.formulations[EAGER].compiled(self.compiled)
         return replace(case, formulations={**case.formulations, **own})
 
     def seconds(self, size: int) -> float:
         """About how long it takes on two cores, for a crop of ``size`` pixels."""
         pixels = size**2 / _REFERENCE_PIXELS
-        return self.entry.checking * pixels + self.entry.timing * len(self.directions) / len(self.entry.directions)
+        compiling = 0.0 if self.compiled is None else self.entry.compiling
+        share = len(self.directions) / len(self.entry.directions)
+        return self.entry.checking * pixels + (self.entry.timing + compiling) * share
 
 
 def _stats(level: int) -> Entry:
@@ -126,11 +145,22 @@ REGISTRY: tuple[Entry, ...] = (
     _pathway(2, (2, 3)),
     _pathway(3, (0, 1)),
     _pathway(4, (0, 1, 2)),
-    Entry("neck.fuse", neck.fuse, half=("forward",), stages=3, checking=22.0, timing=30.0),
-    Entry("neck.stage", neck.stage, half=("forward",), checking=8.0, timing=12.0),
-    Entry("neck.whole", neck.whole, directions=("forward",), stages=3, checking=8.0, timing=2.0),
-    Entry("model.predict", model.predict, directions=("forward",), checking=10.0, timing=5.0),
-    Entry("model.step", model.step, directions=("forward+backward",), half=(), checking=12.0, timing=10.0),
+    Entry(
+        "position_sensitive_pool.level3",
+        partial(operations.position_sensitive_pool, level=2),
+        kernels=(),
+        grids=(),
+        checking=20.0,
+        timing=10.0,
+        compiling=30.0,
+    ),
+    Entry("neck.fuse", neck.fuse, half=("forward",), stages=3, checking=22.0, timing=30.0, compiling=300.0),
+    Entry("neck.stage", neck.stage, half=("forward",), checking=8.0, timing=12.0, compiling=100.0),
+    Entry("neck.whole", neck.whole, directions=("forward",), stages=3, checking=8.0, timing=2.0, compiling=0.0),
+    Entry("model.predict", model.predict, directions=("forward",), checking=10.0, timing=5.0, compiling=160.0),
+    Entry(
+        "model.step", model.step, directions=("forward+backward",), half=(), checking=12.0, timing=10.0, compiling=200.0
+    ),
 )
 
 _FIRST = (
@@ -138,7 +168,8 @@ _FIRST = (
     *("dense_pathway.level1", "dense_pathway.level4", "neck.fuse", "neck.whole"),
 )
 _CI = (*_FIRST[:-2], "neck.stage")
-_LARGE = ("neck", "model")
+_LARGE = ("neck", "model", "position_sensitive_pool")
+"""Cases whose stock versions take seconds: in few variants."""
 
 
 def _default(entry: Entry, variant: Variant) -> bool:
@@ -155,8 +186,8 @@ def _ci(entry: Entry, variant: Variant) -> bool:
 def _full(entry: Entry, variant: Variant) -> bool:
     """Every value of every axis, and with it all dtypes x layouts x levels, and all grids x region kernels."""
     if entry.name.startswith(_LARGE):
-        free = ("dtype", "layout") if variant.kernel == CENTRE.kernel else ("kernel",)
-        kernels = entry.name == "neck.fuse" or variant.kernel == CENTRE.kernel
+        free = ("kernel",) if variant.kernel == 1 else ("dtype", "layout")
+        kernels = entry.name == "neck.fuse" or variant.kernel != 1
         return kernels and any(_at_centre(variant, free=(axis,)) for axis in free)
     first = entry.name in _FIRST
     return _at_centre(variant, free=("dtype", "layout")) or (first and _at_centre(variant, free=("kernel", "grids")))
@@ -181,7 +212,8 @@ def select(settings: Settings) -> list[Subject]:
     """The subjects of a run, those that share a workload together.
 
     The suite picks; ``--dtype`` puts another dtype in the place of float32; every word of ``--filter`` must be part of
-    a case's name or be a word of the key. What the suite does not have, the larger suites are searched for.
+    a case's name or be a word of the key; of words with ``|`` between them one is enough. What the suite does not have,
+    the larger suites are searched for.
     """
     for suite in (settings.suite, "full", "all"):
         found = _narrowed(_subjects(SUITES[suite], settings), settings.only)
@@ -198,9 +230,15 @@ def _subjects(suite: Callable[[Entry, Variant], bool], settings: Settings) -> li
             fits = settings.dtype in (None, variant.dtype) and (variant.kernel or CENTRE.kernel) in settings.kernels
             if fits and suite(entry, seen):
                 own = [way for way in entry.directions if variant.dtype != "float16" or way in entry.half]
-                found.append(Subject(entry, variant, tuple(own)))
+                found.append(Subject(entry, variant, tuple(own), _compile_mode(settings, entry, seen)))
     order = list(dict.fromkeys(shared(subject.variant) for subject in found))
     return sorted(found, key=lambda subject: (order.index(shared(subject.variant)), subject.entry.stages))
+
+
+def _compile_mode(settings: Settings, entry: Entry, variant: Variant) -> str | None:
+    """The run's, or in suite full the default at the centre, for what compiles in less than some minutes."""
+    within = settings.suite == "full" and _at_centre(variant) and 0 < entry.compiling <= _MOST_COMPILING
+    return settings.compiled or ("default" if within else None)
 
 
 def grouped(subjects: Sequence[Subject]) -> Iterator[list[Subject]]:
@@ -229,4 +267,5 @@ def _narrowed(subjects: Sequence[Subject], words: str) -> list[Subject]:
 
 
 def _matches(word: str, name: str, direction: Direction, variant: Variant) -> bool:
-    return word in name or word in key(name, direction, variant).split()
+    words = key(name, direction, variant).split()
+    return any(each in name or each in words for each in word.split("|"))

@@ -90,6 +90,7 @@ class Row:
         noise: whether the difference to ours lies within the spread.
         bytes, flops: of the work, from `zigzag.cost`.
         roofline: least time by the measured ceilings / median.
+        copy_share: bytes / median, as a share of the measured rate of the largest copy.
         error: largest relative error against float64.
         error_ratio: error / stock PyTorch's in the same dtype; None for a floor.
         saved_bytes: what autograd saved in the forward pass.
@@ -127,6 +128,7 @@ class Row:
     bytes: int
     flops: int
     roofline: float | None
+    copy_share: float | None
     error: float | None
     error_ratio: float | None
     saved_bytes: int | None

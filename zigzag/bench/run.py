@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -20,42 +23,61 @@ from zigzag.bench.rows import Row
 from zigzag.bench.session import Session
 from zigzag.bench.settings import ALLOCATOR, BenchError, Settings
 from zigzag.bench.sweep import Point
-from zigzag.bench.workload import OURS, Workload
+from zigzag.bench.workload import FUSED, OURS, Workload
 from zigzag.report import page
 
 BUSY = 0.5
 """Load average above which a run warns that it does not have the machine for itself."""
 
 
-def run(settings: Settings, screen: Screen | None = None) -> int:
-    """Measure what ``settings`` ask for, show it and write it down.
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found.
 
-    Returns:
-        The exit status: 0, or 1 if a result was wrong or ours did not run.
+    Attributes:
+        rows: of the cases.
+        faults: sentences: wrong results of any side, and cases and fused sides that did not run.
+    """
+
+    rows: Sequence[Row]
+    faults: Sequence[str]
+
+
+def run(settings: Settings, screen: Screen | None = None) -> int:
+    """Measure what ``settings`` ask for, show it and write it down; the exit status: 1 if there were faults.
+
+    Raises:
+        BenchError: an input cannot be used; the message says why.
+    """
+    return 1 if measure(settings, screen or Screen()).faults else 0
+
+
+def measure(settings: Settings, screen: Screen) -> Outcome:
+    """As `run`, and hand it back.
 
     Raises:
         BenchError: an input cannot be used; the message says why.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise BenchError("--device cuda: torch sees no GPU here")
-    screen = screen or Screen()
     chosen = chosen_by(settings)
     torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.benchmark = settings.device == "cuda"  # of all sides alike
     about = rows.machine(settings.threads, settings.device)
     warnings = _warnings(about, settings.device)
-    _introduce(screen, about, warnings)
+    _introduce(screen, about, warnings, settings.device)
     session = _Session(settings, screen)
     with screen.working(len(chosen) + 4):
         session.prepare(chosen)
         session.measure(chosen)
     swept = [point.row for point in session.points if point.row not in session.rows]
-    refused = _refused([*session.rows, *swept])
+    faults = [*session.faults, *_refused([*session.rows, *swept])]
     screen.rows(session.rows, settings.command(""))
-    found = figures(session.rows)
-    screen.figures(found)
+    screen.figures(figures(session.rows))
     settings.out.mkdir(parents=True, exist_ok=True)
     rows.write(settings.out / "rows.json", [*session.rows, *swept], about)
-    pictures.side_by_side([image for _, image in session.pictures]).save(settings.out / "neck.png")
+    if session.pictures:
+        pictures.side_by_side([image for _, image in session.pictures]).save(settings.out / "neck.png")
     numbers = {id(row): number for number, row in enumerate([*session.rows, *swept])}
     left = Session(
         command=settings.command(),
@@ -63,16 +85,17 @@ def run(settings: Settings, screen: Screen | None = None) -> int:
         points=[(point.axis, point.value, numbers[id(point.row)]) for point in session.points],
         ceilings=session.ceilings,
         pictures=[(caption, pictures.data_uri(image)) for caption, image in session.pictures],
-        warnings=[*refused, *warnings],
+        warnings=[*faults, *warnings],
     )
     sessions.write(settings.out / sessions.NAME, left)
     if settings.store is not None:
         screen.note(f"kept: {store.keep(settings.store, session.rows, about, settings.suite)}")
-    page.write(settings.out, settings.store)
+    if session.rows:
+        page.write(settings.out, settings.store)
     screen.note(f"in {settings.out}: {page.NAME}, rows.json, {sessions.NAME}, neck.png")
-    for refusal in refused:
-        screen.note(refusal, warning=True)
-    return 1 if refused else 0
+    for fault in faults:
+        screen.note(fault, warning=True)
+    return Outcome(session.rows, faults)
 
 
 def chosen_by(settings: Settings) -> list[Subject]:
@@ -95,6 +118,7 @@ class _Session:
         self.settings = settings
         self.screen = screen
         self.rows: list[Row] = []
+        self.faults: list[str] = []
         self.points: list[Point] = []
         self.ceilings: dict[str, Ceilings] = {}
         self.pictures: list[tuple[str, Image]] = []
@@ -118,10 +142,20 @@ class _Session:
                 self.screen.tell(f"building the neck for {subjects[0].keys[0]}")
                 work = self.source.workload(subjects)
                 for subject in subjects:
-                    self._case(subject, work)
-            if not self.pictures:
-                self._sweeps(work)
-                self._picture(work)
+                    self._attempt(subject.keys[0], partial(self._case, subject, work))
+            if work.variant == shared(chosen[0].variant):
+                self._attempt("sweeps", partial(self._sweeps, work))
+                self._attempt("picture", partial(self._picture, work))
+
+    def _attempt(self, name: str, part: Callable[[], None]) -> None:
+        """What cannot be built or timed is a fault, and no reason to learn nothing of the rest."""
+        try:
+            part()
+        except BenchError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            self.screen.note(traceback.format_exc(), warning=True)
+            self.faults.append(f"failed: {name}: {runner.summary(error)}")
 
     def _case(self, subject: Subject, work: Workload) -> None:
         case = subject.build(work)
@@ -146,7 +180,7 @@ class _Session:
     def _picture(self, work: Workload) -> None:
         self.screen.tell("picture")
         with torch.no_grad():
-            finest = work.neck.fuse(work.bases)[0]
+            finest = work.neck.fuse(work.bases)[0][:1].cpu()
         self.pictures = [
             (f"The photograph, {self.settings.size} × {self.settings.size} pixels", self.source.photograph),
             (
@@ -161,12 +195,13 @@ class _Session:
         self.screen.advance()
 
 
-def _introduce(screen: Screen, about: rows.Machine, warnings: Sequence[str]) -> None:
+def _introduce(screen: Screen, about: rows.Machine, warnings: Sequence[str], device: str) -> None:
     screen.note(
         f"zigzag {about.zigzag} {about.commit}, torch {about.torch}, "
-        f"{about.cpu}, {about.threads} of {about.cores} cores"
+        f"{about.cpu}, {about.threads} of {about.cores} cores" + (f", {about.device}" if device == "cuda" else "")
     )
-    screen.note("allocator held for all sides: " + " ".join(f"{name}={value}" for name, value in ALLOCATOR.items()))
+    if device == "cpu":
+        screen.note("allocator held for all sides: " + " ".join(f"{name}={value}" for name, value in ALLOCATOR.items()))
     for warning in warnings:
         screen.note(warning, warning=True)
 
@@ -183,9 +218,9 @@ def _warnings(about: rows.Machine, device: str) -> list[str]:
 
 
 def _refused(found: Sequence[Row]) -> list[str]:
-    """What makes the run a failure: a wrong result of any side, and ours where it does not run."""
+    """What makes the run a failure: a wrong result of any side, and a fused side that does not run."""
     return [
         f"{row.status}: {row.backend}, {row.key}: {row.note}"
         for row in found
-        if row.status == "WRONG" or (row.status == "failed" and row.backend == OURS)
+        if row.status == "WRONG" or (row.status == "failed" and row.backend in (OURS, *FUSED))
     ]

@@ -16,7 +16,7 @@ from zigzag.bench.memory import peak_growth, saved_bytes
 from zigzag.bench.rows import Row, Status
 from zigzag.bench.settings import Settings
 from zigzag.bench.timing import Ratio, Run, Samples, interleave, plan, ratio, timed, warm_up
-from zigzag.bench.workload import EAGER, FLOOR, OURS, SIDES, Case, Direction, key
+from zigzag.bench.workload import COMPILED, EAGER, FLOOR, OURS, SIDES, Case, Direction, key
 from zigzag.cost import total
 
 Tell = Callable[[str], None]
@@ -70,7 +70,7 @@ def measure(
     for direction, checks in checked.items():
         tell(f"{key(case.name, direction, case.variant)}: timing")
         samples = time_sides(case, direction, checks, settings)
-        context = _Context(case, direction, samples, ceilings.least_seconds(case.costs[direction]), settings, size)
+        context = _Context(case, direction, samples, ceilings, settings, size)
         checks[FLOOR] = Check()
         rows += [context.row(side, checks[side]) for side in SIDES if side in checks]
     return rows
@@ -83,6 +83,8 @@ def check_directions(
     last = directions[-1]
     with case.checking(last):
         exact = case.exact(last)
+        if device == "cuda":
+            torch.cuda.empty_cache()  # float64 took more memory than all that follows
         return {direction: check(case, direction, exact, device) for direction in directions}
 
 
@@ -105,15 +107,21 @@ def _first_run(case: Case, side: str, direction: Direction, exact: Results, devi
         return timed(lambda: formulation.run(direction))
 
     try:
+        if device == "cuda":
+            run()  # a first run may tune its kernels, in memory of its own
         if direction == "forward":
             seconds, results = run()
             return Check(seconds, group_errors(results, exact, dtype))
         with saved_bytes(formulation.parameters) as saved:
             (seconds, results), peak = peak_growth(run, device)
         return Check(seconds, group_errors(results, exact, dtype), saved=saved.total, peak=peak)
-    except RuntimeError as error:
-        summary = str(error).strip() or type(error).__name__
-        return Check(failure=summary.splitlines()[0])
+    except Exception as error:  # noqa: BLE001 - a kernel's compiler raises what it likes, and the other sides go on
+        return Check(failure=summary(error))
+
+
+def summary(error: Exception) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _verdict(check: Check, stock: Mapping[str, GroupError]) -> Verdict | None:
@@ -133,7 +141,8 @@ def time_sides(case: Case, direction: Direction, checks: dict[str, Check], setti
     watch, device = stopwatch(settings.device), settings.device
     estimates = {}
     for side, run in sides.items():
-        first = checks[side].seconds if side in checks and device == "cpu" else 0.0
+        known = side in checks and side != COMPILED and device == "cpu"  # a first run compiles, or tunes its kernels
+        first = checks[side].seconds if known else 0.0
         estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP, watch)
     seconds = case.seconds[direction] / (4 if settings.quick else 1)
     schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if settings.quick else 4)
@@ -147,7 +156,7 @@ def _graphs(sides: Mapping[str, Run], checks: dict[str, Check]) -> dict[str, Run
         try:
             found[side] = graphed(run)
         except RuntimeError as error:
-            checks[side] = Check(failure=f"no CUDA graph: {str(error).strip().splitlines()[0]}")
+            checks[side] = Check(failure=f"no CUDA graph: {summary(error)}")
     return found
 
 
@@ -156,7 +165,7 @@ class _Context:
     case: Case
     direction: Direction
     samples: Mapping[str, Samples]
-    least: float
+    ceilings: Ceilings
     settings: Settings
     size: int
 
@@ -199,7 +208,8 @@ class _Context:
             noise=speedup.noise if speedup and side != OURS else None,
             bytes=cost.bytes,
             flops=cost.flops,
-            roofline=self.least / own.median if own else None,
+            roofline=self.ceilings.least_seconds(case.costs[self.direction]) / own.median if own else None,
+            copy_share=cost.bytes / own.median / self.ceilings.copy if own else None,
             error=max(errors) if errors else None,
             error_ratio=check.verdict.ratio if check.verdict else None,
             saved_bytes=check.saved,
@@ -214,9 +224,9 @@ class _Context:
 
 
 def _timing(settings: Settings) -> Timing:
-    if settings.device == "cpu":
-        return "clock"
-    return "graph" if settings.graph else "events"
+    if settings.graph:
+        return "graph"
+    return "clock" if settings.device == "cpu" else "events"
 
 
 def _status(check: Check) -> tuple[Status, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 DTYPES = ("float32", "bfloat16", "float16")
 SUITES = ("default", "ci", "full", "all")
 DEVICES = ("cpu", "cuda")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 SMALLEST_SIZE, LARGEST_SIZE = 64, 2048
 SEED = 0
 
@@ -46,7 +47,7 @@ class Settings:
         threads: for torch.
         only: words of the keys that are measured; "" for all.
         quick: fewer repetitions, 3x3 region kernel only, no sweep over sizes and grids.
-        compiled: also measure torch.compile of the eager version.
+        compiled: also measure torch.compile of the eager version, in this mode; None for what the suite has.
         store: folder in which the rows are kept by device and commit; None for none.
         out: folder for the rows, the report and the picture.
     """
@@ -64,7 +65,7 @@ class Settings:
     threads: int = 1
     only: str = ""
     quick: bool = False
-    compiled: bool = False
+    compiled: str | None = None
     store: Path | None = None
     out: Path = Path("bench-results")
 
@@ -79,6 +80,7 @@ class Settings:
             ("--dtype", self.dtype or DTYPES[0], DTYPES),
             ("--suite", self.suite, SUITES),
             ("--device", self.device, DEVICES),
+            ("--compile", self.compiled or COMPILE_MODES[0], COMPILE_MODES),
         ):
             if value not in allowed:
                 raise BenchError(f"{option} must be one of {', '.join(allowed)}, got {value!r}")
@@ -108,6 +110,7 @@ class Settings:
             ("--dtype", self.dtype, None if only is None else self.dtype),
             ("--batch", self.batch, 1),
             ("--device", self.device, "cpu"),
+            ("--compile", self.compiled, None),
         ):
             if value != default:
                 words.append(f"{option} {value}")
@@ -120,7 +123,6 @@ class Settings:
         flags = {
             "--stride-in-1x1": self.stride_in_1x1,
             "--quick": self.quick,
-            "--compile": self.compiled,
             "--graph": self.graph,
         }
         words += [flag for flag, given in flags.items() if given]

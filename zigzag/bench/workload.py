@@ -14,6 +14,7 @@ from torch import Tensor
 import zigzag
 from zigzag import cost
 from zigzag.bench.accuracy import Results
+from zigzag.bench.baselines import compiled_anew
 from zigzag.bench.settings import SEED
 from zigzag.config import NeckConfig
 
@@ -29,7 +30,7 @@ EAGER = "eager"
 COMPILED = "compiled"
 COMMUTED = "commuted"
 FLOOR = "floor"
-FUSED = ("triton", "cuda")
+TRITON, CUDA = FUSED = ("triton", "cuda")
 """Backends that are sides of their own where they run: `OURS` is the default of them."""
 SIDES = (OURS, *FUSED, EAGER, COMPILED, COMMUTED, FLOOR)
 """All sides of a comparison, in the order of the tables."""
@@ -100,6 +101,16 @@ class Formulation:
 
         return replace(self, call=call)
 
+    def compiled(self, mode: str) -> Formulation:
+        """The same under ``torch.compile`` in one of its modes."""
+        traced = compiled_anew(self.call, mode)
+
+        def call(maps: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # results may be overwritten
+            return traced(maps, parameters)
+
+        return replace(self, call=call)
+
     def double(self) -> Formulation:
         """The same in float64, on the same values."""
         return Formulation(
@@ -151,7 +162,6 @@ class Workload:
     Args:
         features: backbone maps (N, C_i, H_i, W_i), finest first; what is measured is in their dtype, layout and device.
         neck: as `build_neck` makes it.
-        compiled: also build the compiled sides.
         images: (N, 3, H, W), normalised, for the cases of whole models.
     """
 
@@ -160,13 +170,11 @@ class Workload:
         features: Sequence[Tensor],
         neck: zigzag.nn.ZigZagNeck,
         *,
-        compiled: bool = False,
         images: Tensor | None = None,
     ) -> None:
         self.features = [feature.detach() for feature in features]
         self.neck = neck
         self.config: NeckConfig = neck.config
-        self.compiled = compiled
         self.images = images
         self.dtype = features[0].dtype
         self.device = features[0].device

@@ -86,7 +86,7 @@ def _reading() -> str:
 
 
 def _targets(figures: Sequence[Figure]) -> dict[tuple[str, str], float]:
-    return {figure.over_floor_of: figure.target for figure in figures if figure.over_floor_of is not None}
+    return {each.over_floor_of: each.target for each in figures if each.over_floor_of and each.target is not None}
 
 
 def _figure_table(figures: Sequence[Figure]) -> str:
@@ -97,10 +97,11 @@ def _figure_table(figures: Sequence[Figure]) -> str:
     lines = []
     for figure in figures:
         kernel = f"{figure.kernel}×{figure.kernel}" if figure.kernel else ""
-        line = [f'<td class="text">{html.escape(figure.what)}</td><td>{kernel}</td><td>≤ {figure.target:g}</td>']
+        line = [f'<td class="text">{html.escape(figure.what)}</td><td>{kernel}</td><td>{figure.asked}</td>']
         for side in sides:
             value = figure.values.get(side)
-            mark = ("ours good" if figure.reached else "ours bad") if side == OURS else ""
+            verdict = {True: " good", False: " bad", None: ""}[figure.reached]
+            mark = f"ours{verdict}" if side == OURS else ""
             line.append(f'<td class="{mark}">{"–" if value is None else f"{value:.3g}"}</td>')
         lines.append(f"<tr>{''.join(line)}</tr>")
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec
 
-from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS, SIDES
+from zigzag.bench.workload import COMMUTED, COMPILED, CUDA, EAGER, FLOOR, OURS, SIDES, TRITON
 
 # Matplotlib wants real colours while it draws: each stands for a variable of the page until the SVG is written.
 _VARIABLES = {
@@ -27,6 +27,8 @@ _VARIABLES = {
     "#0b0b0b": "third",
     "#0c0c0c": "fourth",
     "#0d0d0d": "fifth",
+    "#0e0e0e": TRITON,
+    "#0f0f0f": CUDA,
 }
 COLOUR = {name: colour for colour, name in _VARIABLES.items()}
 

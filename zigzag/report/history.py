@@ -35,7 +35,7 @@ def _device(name: str, runs: Sequence[Run]) -> str:
     for place, run in enumerate(runs):
         for figure in figures(run.rows):
             kernel = f", {figure.kernel}x{figure.kernel}" if figure.kernel else ""
-            if OURS in figure.values:
+            if OURS in figure.values and figure.target is not None and not figure.at_least:
                 lines[f"{figure.what}{kernel}"].append((place, figure.values[OURS]))
     if not lines:
         return ""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zigzag.bench.ceilings import Ceilings
+from zigzag.bench.figures import COLUMNS
 from zigzag.bench.rows import Row
 from zigzag.bench.sweep import Point
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS
@@ -76,7 +77,7 @@ def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) ->
     axis.set_ylim(len(groups) - 0.4, -0.6)
     _ratio_axis(axis, [row.over_floor or 1.0 for row in chosen])
     axis.set_xlabel("time / time of the floor (bar: the target; line at 1: the floor)")
-    for side in (OURS, EAGER, COMPILED, COMMUTED):
+    for side in COLUMNS:
         if any(row.backend == side for row in chosen):
             axis.plot([], [], "o", color=COLOUR[side], label=LABELS[side])
     legend_above(figure, axis, 4)
