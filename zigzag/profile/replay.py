@@ -9,7 +9,7 @@ import torch
 
 import zigzag
 from zigzag.bench.settings import BenchError
-from zigzag.bench.timing import Plan, interleave, timed
+from zigzag.bench.timing import Plan, few, interleave, timed
 from zigzag.profile import capture
 from zigzag.profile.ranges import named
 
@@ -48,8 +48,8 @@ def replay(path: Path, *, backend: str | None, runs: int) -> int:
     print(f"first run {1e3 * seconds:.4g} ms")
     if runs > 1:
         samples = interleave({RANGE: lambda: _finished(call)}, Plan(runs - 1, {RANGE: 1}))[RANGE]
-        spread = f"p20-p80 {1e3 * samples.p20:.4g}-{1e3 * samples.p80:.4g}"
-        print(f"{samples.runs} more, warm: median {1e3 * samples.median:.4g} ms, {spread}")
+        spread = "" if few(samples.runs) else f", p20-p80 {1e3 * samples.p20:.4g}-{1e3 * samples.p80:.4g}"
+        print(f"{samples.runs} more, warm: median {1e3 * samples.median:.4g} ms{spread}")
     return 0 if math.isfinite(difference) else 1
 
 
