@@ -14,7 +14,7 @@ import sys
 import torch
 
 from zigzag.bench.memory import saved_bytes
-from zigzag.bench.timing import Plan, interleave, ratio
+from zigzag.bench.timing import Plan, few, interleave, ratio
 from zigzag.models import BackboneConfig, DetectorConfig, NeckOptions, build_detector
 
 LARGEST_DIFFERENCE = 1e-3  # relative, of the sum of the losses in float32
@@ -90,8 +90,8 @@ def main(words=None):
     print(f"{options.kind}, {options.backbone}, {options.batch} images of {options.shorter}, {options.device}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; losses {difference:.1e} apart")
     for name, own in samples.items():
-        spread = f"({1e3 * own.p20:.1f} - {1e3 * own.p80:.1f})"
-        print(f"{name:6} {1e3 * own.median:9.1f} ms {spread}  {kept[name] / 2**20:8.1f} MiB")
+        spread = few(own.runs) or f"{1e3 * own.p20:.1f} - {1e3 * own.p80:.1f}"
+        print(f"{name:6} {1e3 * own.median:9.1f} ms ({spread})  {kept[name] / 2**20:8.1f} MiB")
     faster = ratio(samples["eager"], samples["fused"])
     print(f"eager / fused: time {faster.median:.2f}, memory {kept['eager'] / kept['fused']:.2f}")
     return 0

@@ -101,7 +101,7 @@ class TestTiming:
         sides = {"slow": clock.run(8.0), "fast": clock.run(1.0)}
         samples = timing.interleave(sides, timing.Plan(8, {"slow": 4, "fast": 1}), clock=clock)
         assert (samples["slow"].runs, samples["fast"].runs) == (2, 8)
-        assert timing.ratio(samples["slow"], samples["fast"]) == timing.Ratio(8.0, 8.0, 8.0, 2)
+        assert timing.ratio(samples["slow"], samples["fast"]) == timing.Ratio(8.0, None, 2)
 
     def test_a_machine_slower_than_planned_ends_early_with_every_side_timed(self):
         clock = Clock()
@@ -119,6 +119,16 @@ class TestTiming:
         a, b = timing.Samples({0: 1.0, 1: 1.2, 2: 0.9}), timing.Samples({0: 1.1, 1: 1.0, 2: 1.0})
         assert timing.ratio(a, b).noise
         assert not timing.ratio(timing.Samples({0: 3.0, 1: 3.1}), b).noise
+
+    @pytest.mark.parametrize(("runs", "words"), [(1, "1 run"), (2, "2 runs"), (3, "")])
+    def test_one_or_two_runs_state_no_spread(self, runs, words):
+        slow, fast = (timing.Samples(dict.fromkeys(range(runs), seconds)) for seconds in (4.0, 1.0))
+        found = timing.ratio(slow, fast)
+        assert timing.few(runs) == words
+        if words:
+            assert (found.median, found.spread, found.noise, slow.spread) == (4.0, None, None, None)
+        else:
+            assert (found.median, found.spread, found.noise, slow.spread) == (4.0, (4.0, 4.0), False, (4.0, 4.0))
 
     def test_sides_that_never_met_have_no_ratio(self):
         with pytest.raises(ValueError, match="share no round"):
@@ -235,7 +245,9 @@ class TestCases:
         assert {side for side, _ in rows} >= {OURS, FLOOR}
         for (side, _), row in rows.items():
             assert row.status == "ok", row.note
-            assert row.p20 <= row.median <= row.p80
+            assert row.runs in (1, 2)
+            assert row.median > 0
+            assert (row.p20, row.over_floor_p80, row.speedup_p20, row.noise) == (None,) * 4
             assert side == FLOOR or row.error_ratio <= 2
         assert rows[FLOOR, "forward"].over_floor == 1.0
 

@@ -1,5 +1,6 @@
 """`zigzag profile` and `zigzag replay`: what a trace is read as, ranges that change nothing, captured calls."""
 
+import dataclasses
 import gzip
 import json
 
@@ -213,13 +214,45 @@ class TestCapture:
     @needs_kernels
     def test_another_result_is_told(self, neck, tmp_path, capsys):
         call = capture.capture(lambda: step(neck, maps()), "region_stats", 1)
+        last = call.results[0].view(torch.int32).view(-1)
+        last[-1] += 1  # the last bit of the last value
+        assert self.replayed(tmp_path, call) == 1
+        assert "results: WRONG: differ by" in capsys.readouterr().out
         call.results[0].mul_(1.5)
-        capture.save(tmp_path / "call", call)
-        assert main(["replay", str(tmp_path / "call")]) == 0
-        assert "results: differ by 0.33 (norms)" in capsys.readouterr().out
+        assert self.replayed(tmp_path, call) == 1
+        assert "WRONG: differ by 0.33 (norms), and every bit must be" in capsys.readouterr().out
+
+    @needs_kernels
+    def test_elsewhere_the_difference_is_stated_and_must_be_finite(self, neck, tmp_path, capsys):
+        call = capture.capture(lambda: step(neck, maps()), "region_stats", 1)
+        here, call = call.origin, dataclasses.replace(call, origin="another, torch 1")
+        assert self.replayed(tmp_path, call) == 0
+        assert "bit for bit" in capsys.readouterr().out
+        call.results[0].mul_(1.5)
+        assert self.replayed(tmp_path, call) == 0
+        told = f"differ by 0.33 (norms); captured on cpu, another, torch 1; this is cpu, {here}"
+        assert told in capsys.readouterr().out
         call.arguments[0].fill_(float("nan"))
-        capture.save(tmp_path / "call", call)
-        assert main(["replay", str(tmp_path / "call")]) == 1
+        assert self.replayed(tmp_path, call) == 1
+
+    @needs_kernels
+    def test_what_was_not_finite_may_stay_so(self, neck, tmp_path, capsys):
+        call = capture.capture(lambda: step(neck, maps()), "region_stats", 1)
+        call.arguments[0].view(-1)[0] = float("nan")
+        call = dataclasses.replace(call, results=call.run())
+        assert self.replayed(tmp_path, call) == 0
+        assert "bit for bit" in capsys.readouterr().out
+        call.results[0].mul_(1.5)
+        assert self.replayed(tmp_path, dataclasses.replace(call, origin="another")) == 0
+        assert "results: differ by 0.33" in capsys.readouterr().out
+
+    def test_the_origin_is_the_instruction_set_and_torch(self, monkeypatch):
+        monkeypatch.setenv("ZIGZAG_CPU_ISA", "avx2")
+        assert capture.origin([torch.ones(1)]) == f"avx2, torch {torch.__version__}"
+
+    def replayed(self, folder, call):
+        capture.save(folder / "call", call)
+        return main(["replay", str(folder / "call")])
 
     def test_strides_survive_and_memory_beyond_the_tensor_does_not(self):
         tensor = torch.arange(1000.0)[100:].as_strided((3, 5), (90, 9))
@@ -257,11 +290,11 @@ class TestCapture:
             assert "cannot be read as a captured call" in self.refused(capsys, path), length
         torch.save({"some": "thing"}, path)
         assert "is no call that this version of zigzag captured" in self.refused(capsys, path)
-        torch.save({"zigzag": "1", "format": 1, **vars(call), "operation": "rm"}, path)
+        torch.save({"zigzag": "1", "format": capture.FORMAT, **vars(call), "operation": "rm"}, path)
         assert "names no operation of zigzag" in self.refused(capsys, path)
-        torch.save({"zigzag": "1", "format": 1, **vars(call), "arguments": [1, 2]}, path)
+        torch.save({"zigzag": "1", "format": capture.FORMAT, **vars(call), "arguments": [1, 2]}, path)
         assert "names no operation of zigzag" in self.refused(capsys, path)
-        torch.save({"zigzag": "1", "format": 1, **vars(call), "arguments": call.arguments[:1]}, path)
+        torch.save({"zigzag": "1", "format": capture.FORMAT, **vars(call), "arguments": call.arguments[:1]}, path)
         assert "the call cannot run" in self.refused(capsys, path)
 
     @needs_kernels

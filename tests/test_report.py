@@ -6,8 +6,11 @@ import re
 import pytest
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
 
-from zigzag.bench import rows, session
+from rich.console import Console
+
+from zigzag.bench import console, rows, session
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.rows import Machine, Row
 from zigzag.bench.workload import DIRECTIONS, EAGER, FLOOR, OURS
@@ -101,6 +104,31 @@ def test_the_page_is_whole_and_needs_no_network(folder):
     assert page.count('class="broad"') == page.count('class="narrow"') == 5
     ids = re.findall(r'id="(s\d+)"', page)
     assert re.findall(r'<a href="#(s\d+)"', page) == ids == [f"s{i}" for i in range(len(ids))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "spread", "speedup"),
+    [
+        ({}, "6 – 6", "3×"),
+        ({"noise": True}, "6 – 6", "3× (noise)"),
+        ({"runs": 1}, "1 run", "3× (1 run)"),  # as rows were written that called it certain
+        ({"runs": 2, "p20": None, "p80": None, "speedup_p20": None, "noise": None}, "2 runs", "3× (2 runs)"),
+        ({"speedup_p20": None, "noise": None}, "6 – 6", "3× (few pairs of runs)"),
+    ],
+)
+def test_a_speedup_is_certain_only_beyond_a_spread(folder, capsys, changes, spread, speedup):
+    found = [row(side, "forward", **(changes if side == EAGER else {})) for side in TIMES]
+    rows.write(folder / "rows.json", found, machine())
+    left = session.read(folder / session.NAME)
+    session.write(folder / session.NAME, dataclasses.replace(left, cases=len(found), points=[]))
+    page = written(folder)
+    assert f"<td>6</td><td>{spread}</td>" in page
+    assert f"<td>{speedup}</td>" in page
+    assert f">{speedup}</text>" in page  # the bar's
+    console.Screen(Console(width=200)).rows(found, "zigzag bench")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if " eager " in line)
+    assert spread.replace(" – ", "-") in line
+    assert f" {speedup.replace('×', 'x')} " in line
 
 
 def test_words_from_outside_are_text(folder):

@@ -14,11 +14,10 @@ from zigzag.bench import store
 from zigzag.bench.console import wide_console
 from zigzag.bench.rows import Machine, Row, Run
 from zigzag.bench.settings import BenchError
+from zigzag.bench.timing import FEWEST
 from zigzag.bench.workload import FLOOR
 
 Outcome = Literal["noise", "slower", "faster"]
-FEWEST = 3
-"""Runs without which a side states no spread, and is not compared."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,13 @@ class Comparison:
 
 def compare(a: Run, b: Run) -> list[Comparison]:
     """All rows that both runs have timed often enough, in the order of ``a``."""
-    others = {(row.key, row.backend): row for row in b.rows if row.runs >= FEWEST}
+    others = {(row.key, row.backend): row for row in b.rows if not row.few}
     pairs = [(row, others[row.key, row.backend]) for row in a.rows if (row.key, row.backend) in others]
-    return [_weigh(one, other) for one, other in pairs if one.runs >= FEWEST]
+    return [_weigh(one, other) for one, other in pairs if not one.few]
 
 
 def _weigh(one: Row, other: Row) -> Comparison:
-    floor = one.backend == FLOOR or one.over_floor is None or other.over_floor is None
+    floor = one.backend == FLOOR or None in (one.over_floor_p20, other.over_floor_p20)
     values = [(row.median, row.p20, row.p80) for row in (one, other)]
     if not floor:
         values = [(row.over_floor, row.over_floor_p20, row.over_floor_p80) for row in (one, other)]

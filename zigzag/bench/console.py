@@ -103,9 +103,9 @@ def _cells(row: Row) -> list[Text]:
     speedup = "" if row.speedup is None or row.backend in (OURS, FLOOR) else f"{row.speedup:.3g}x"
     texts = [
         _milliseconds(row.median),
-        f"{_milliseconds(row.p20)}-{_milliseconds(row.p80)}",
+        row.few or f"{_milliseconds(row.p20)}-{_milliseconds(row.p80)}",
         "" if row.over_floor is None else f"{row.over_floor:.3g}",
-        f"{speedup} (noise)" if speedup and row.noise else speedup,
+        f"{speedup} ({row.doubt})" if speedup and row.doubt else speedup,
         "" if row.error_ratio is None else f"{row.error_ratio:.2f}",
         "" if row.roofline is None else f"{row.roofline:.0%}",
     ]

@@ -23,6 +23,7 @@ import torch
 import zigzag
 from zigzag.bench.files import whole
 from zigzag.bench.settings import BenchError
+from zigzag.bench.timing import few
 
 SCHEMA = 2
 """Counts up whenever a field changes its meaning or goes away."""
@@ -82,12 +83,13 @@ class Row:
         status: "ok"; "WRONG" for a result that is refused a time; "failed" for one that does not run.
         note: why, where the status is not "ok".
         runs: how often it was timed.
-        median, p20, p80: seconds; None unless the status is "ok".
+        median: seconds; None unless the status is "ok".
+        p20, p80: their spread; None, as every spread, below `zigzag.bench.timing.FEWEST` runs.
         over_floor: median of the paired ratios to the floor.
         over_floor_p20, over_floor_p80: their spread.
         speedup: median of the paired ratios of this side to ours: how many times faster ours is.
         speedup_p20, speedup_p80: their spread.
-        noise: whether the difference to ours lies within the spread.
+        noise: whether the difference to ours lies within the spread; None where none is stated.
         bytes, flops: of the work, from `zigzag.cost`.
         roofline: least time by the measured ceilings / median.
         copy_share: bytes / median, as a share of the measured rate of the largest copy.
@@ -134,6 +136,20 @@ class Row:
     saved_bytes: int | None
     peak_bytes: int | None
     reproduce: str
+
+    @property
+    def few(self) -> str:
+        """As `zigzag.bench.timing.few`: "1 run" or "2 runs" where these are too few for a spread."""
+        return few(self.runs)
+
+    @property
+    def doubt(self) -> str:
+        """What stands beside the speedup where it may be none; "" where it is beyond the spread."""
+        if self.few:
+            return self.few
+        if self.speedup is not None and self.speedup_p20 is None:
+            return "few pairs of runs"
+        return "noise" if self.noise else ""
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,9 @@ def _graphs(sides: Mapping[str, Run], checks: dict[str, Check]) -> dict[str, Run
     return found
 
 
+_NO_SPREAD = (None, None)
+
+
 @dataclass(frozen=True)
 class _Context:
     case: Case
@@ -176,6 +179,9 @@ class _Context:
         floor = self._ratio(side, FLOOR)
         speedup = self._ratio(side, OURS)
         cost = total(case.costs[self.direction])
+        p20, p80 = (own.spread if own else None) or _NO_SPREAD
+        floor_p20, floor_p80 = (floor.spread if floor else None) or _NO_SPREAD
+        speedup_p20, speedup_p80 = (speedup.spread if speedup else None) or _NO_SPREAD
         errors = [error.relative for error in check.errors.values()]
         name = key(case.name, self.direction, case.variant)
         return Row(
@@ -197,14 +203,14 @@ class _Context:
             note=note,
             runs=own.runs if own else 0,
             median=own.median if own else None,
-            p20=own.p20 if own else None,
-            p80=own.p80 if own else None,
+            p20=p20,
+            p80=p80,
             over_floor=floor.median if floor else None,
-            over_floor_p20=floor.p20 if floor else None,
-            over_floor_p80=floor.p80 if floor else None,
+            over_floor_p20=floor_p20,
+            over_floor_p80=floor_p80,
             speedup=speedup.median if speedup else None,
-            speedup_p20=speedup.p20 if speedup else None,
-            speedup_p80=speedup.p80 if speedup else None,
+            speedup_p20=speedup_p20,
+            speedup_p80=speedup_p80,
             noise=speedup.noise if speedup and side != OURS else None,
             bytes=cost.bytes,
             flops=cost.flops,

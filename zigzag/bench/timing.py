@@ -3,7 +3,7 @@
 All sides of a comparison run in the same process and in the same rounds, so that a drift of the machine (another
 tenant, the clock frequency, memory pressure) hits every side alike; the order alternates from round to round, so that
 no side always finds the other's data in the cache. A ratio is the median over the rounds in which both sides ran, and
-it is called noise where its own spread covers 1.
+it is called noise where its own spread covers 1. One or two runs have no spread.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ Clock = Callable[[], float]
 Stopwatch = Callable[[Run], tuple[float, object]]
 """Seconds that one call took, and what it returned."""
 
+Spread = tuple[float, float]
+"""The 20th and the 80th percentile."""
+
+FEWEST = 3
+"""Runs, or pairs of runs, below which no spread is stated: that of a single one would be 0, and call it certain."""
+
 _STABLE = 0.1
 """Warm-up ends when two runs in a row differ by less than this share."""
 _MOST_WARM_UPS = 20
@@ -35,6 +41,16 @@ def quantile(values: Sequence[float], share: float) -> float:
     low = int(position)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Their 20th and 80th percentile; None for fewer than `FEWEST`."""
+    return None if few(len(values)) else (quantile(values, 0.2), quantile(values, 0.8))
+
+
+def few(runs: int) -> str:
+    """What stands where there would be a spread: "1 run" or "2 runs"; "" for `FEWEST` or more."""
+    return "" if runs >= FEWEST else f"{runs} run{'' if runs == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -63,20 +79,24 @@ class Samples:
         """Seconds that a fifth of the runs exceed."""
         return quantile(list(self.by_round.values()), 0.8)
 
+    @property
+    def spread(self) -> Spread | None:
+        """Both of them, where the side was timed often enough to state them."""
+        return spread(list(self.by_round.values()))
+
 
 @dataclass(frozen=True)
 class Ratio:
-    """Time of one side over another's, from paired rounds."""
+    """Time of one side over another's, from paired rounds; the spread is None for fewer than `FEWEST` of them."""
 
     median: float
-    p20: float
-    p80: float
+    spread: Spread | None
     pairs: int
 
     @property
-    def noise(self) -> bool:
-        """Whether the difference between the two sides lies within the spread."""
-        return self.p20 <= 1.0 <= self.p80
+    def noise(self) -> bool | None:
+        """Whether the difference between the two sides lies within the spread; None where none is stated."""
+        return None if self.spread is None else self.spread[0] <= 1.0 <= self.spread[1]
 
 
 def ratio(numerator: Samples, denominator: Samples) -> Ratio:
@@ -89,7 +109,7 @@ def ratio(numerator: Samples, denominator: Samples) -> Ratio:
     if not shared:
         raise ValueError("the two sides share no round, so their ratio would compare different moments")
     ratios = [numerator.by_round[r] / denominator.by_round[r] for r in shared]
-    return Ratio(statistics.median(ratios), quantile(ratios, 0.2), quantile(ratios, 0.8), len(ratios))
+    return Ratio(statistics.median(ratios), spread(ratios), len(ratios))
 
 
 def timed(run: Callable[[], T], clock: Clock = time.perf_counter) -> tuple[float, T]:

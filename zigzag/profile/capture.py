@@ -6,7 +6,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import zigzag
 from zigzag.bench.files import whole
+from zigzag.bench.rows import isa
 from zigzag.bench.settings import BenchError
 from zigzag.ops.registration import NAMESPACES
 
-FORMAT = 1
+FORMAT = 2
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _BACKENDS = {namespace: backend for backend, namespace in NAMESPACES.items()}
 
 
@@ -35,6 +37,7 @@ class Call:
         number: which of the operation's calls in the pass it was, from 1.
         arguments: tensors, numbers, None, and lists of them, in the order of the operation's schema.
         results: what it gave, flat.
+        origin: where and with what it ran, as `origin` says.
     """
 
     operation: str
@@ -42,6 +45,7 @@ class Call:
     number: int
     arguments: list[Any]
     results: list[Tensor]
+    origin: str
 
     def run(self) -> list[Tensor]:
         """Run it again: the results, flat."""
@@ -51,7 +55,8 @@ class Call:
     def on(self, backend: str, device: str) -> Call:
         """The same call for another backend, its tensors on ``device``."""
         arguments = tree_map_only(Tensor, lambda tensor: tensor.to(device), self.arguments)
-        return Call(self.operation, backend, self.number, arguments, [result.to(device) for result in self.results])
+        results = [result.to(device) for result in self.results]
+        return replace(self, backend=backend, arguments=arguments, results=results)
 
     def __str__(self) -> str:
         tensors = [value for value in tree_leaves(self.arguments) if isinstance(value, Tensor)]
@@ -100,8 +105,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.counts[name] += 1
             if (name, self.counts[name]) == self.wanted:
                 given, gave = tree_map_only(Tensor, _compact, (list(args), list(tree_leaves(results))))
-                self.call = Call(name, _BACKENDS[namespace], self.counts[name], given, gave)
+                self.call = Call(name, _BACKENDS[namespace], self.counts[name], given, gave, origin(gave))
         return results
+
+
+def origin(results: Sequence[Tensor]) -> str:
+    """What the bits of ``results`` depend on besides the backend: instruction set or GPU, and version of torch."""
+    on_gpu = any(result.is_cuda for result in results)
+    return f"{torch.cuda.get_device_name() if on_gpu else isa()}, torch {torch.__version__}"
 
 
 def _compact(tensor: Tensor) -> Tensor:
@@ -143,7 +154,7 @@ def load(path: Path) -> Call:
 
 
 def _checked(path: Path, fields: dict[str, Any]) -> Call:
-    kinds = {"operation": str, "backend": str, "number": int, "arguments": list, "results": list}
+    kinds = {"operation": str, "backend": str, "number": int, "arguments": list, "results": list, "origin": str}
     known = fields.keys() == kinds.keys() and all(isinstance(fields[name], kind) for name, kind in kinds.items())
     known = known and any(isinstance(value, Tensor) for value in tree_leaves(fields["arguments"]))
     if not known or fields["backend"] not in NAMESPACES or not _has(fields["backend"], fields["operation"]):
@@ -156,13 +167,16 @@ def _has(backend: str, operation: str) -> bool:
 
 
 def differences(results: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[bool, float]:
-    """Whether results are the expected ones bit for bit, and the largest relative difference among them (norms)."""
+    """Whether results are the expected ones bit for bit, and the largest relative difference among them (norms).
+
+    It is taken where the expected ones are finite, and not finite itself where ours are not finite there.
+    """
     same, shares = True, [torch.zeros((), dtype=torch.float64)]
     for ours, theirs in zip(results, expected, strict=True):
-        same &= torch.equal(ours, theirs)
-        distance, size = (
-            torch.linalg.vector_norm(ours.double() - theirs.double()),
-            torch.linalg.vector_norm(theirs.double()),
-        )
+        same &= torch.equal(*(values.view(_BITS[values.element_size()]) for values in (ours, theirs)))
+        finite = theirs.isfinite()
+        known = torch.where(finite, theirs.double(), 0)
+        distance = torch.linalg.vector_norm(torch.where(finite, ours.double(), 0) - known)
+        size = torch.linalg.vector_norm(known)
         shares.append((distance / size if size > 0 else distance).cpu())
     return same, float(torch.stack(shares).max())  # NaN where one is

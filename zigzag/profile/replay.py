@@ -9,7 +9,7 @@ import torch
 
 import zigzag
 from zigzag.bench.settings import BenchError
-from zigzag.bench.timing import Plan, interleave, timed
+from zigzag.bench.timing import Plan, few, interleave, timed
 from zigzag.profile import capture
 from zigzag.profile.ranges import named
 
@@ -26,7 +26,8 @@ def replay(path: Path, *, backend: str | None, runs: int) -> int:
         runs: how often; all but the first are timed.
 
     Returns:
-        The exit status: 0, or 1 if a result is not finite where the captured one is.
+        The exit status: 1 if a bit differs on the backend, instruction set or GPU, and torch of the capture; elsewhere,
+        where last bits may differ, if a result is not finite where the captured one is.
 
     Raises:
         BenchError: the file or the backend cannot be used.
@@ -40,17 +41,29 @@ def replay(path: Path, *, backend: str | None, runs: int) -> int:
         raise BenchError(f"--backend must be one of {', '.join(sorted(known.keys() - {'reference'}))}, got {name!r}")
     if not known[name].available:
         raise BenchError(f"backend {name!r} cannot run here: {known[name].reason}")
+    captured = f"{call.backend}, {call.origin}"
     call = call.on(name, known[name].device or "cpu")
     print(call)
     seconds, results = _first(call)
     same, difference = capture.differences(results, call.results)
-    print("results: those that were captured, bit for bit" if same else f"results: differ by {difference:.2g} (norms)")
+    right = _told(difference, captured, f"{name}, {capture.origin(results)}", same=same)
     print(f"first run {1e3 * seconds:.4g} ms")
     if runs > 1:
         samples = interleave({RANGE: lambda: _finished(call)}, Plan(runs - 1, {RANGE: 1}))[RANGE]
-        spread = f"p20-p80 {1e3 * samples.p20:.4g}-{1e3 * samples.p80:.4g}"
-        print(f"{samples.runs} more, warm: median {1e3 * samples.median:.4g} ms, {spread}")
-    return 0 if math.isfinite(difference) else 1
+        spread = "" if few(samples.runs) else f", p20-p80 {1e3 * samples.p20:.4g}-{1e3 * samples.p80:.4g}"
+        print(f"{samples.runs} more, warm: median {1e3 * samples.median:.4g} ms{spread}")
+    return 0 if right else 1
+
+
+def _told(difference: float, captured: str, here: str, *, same: bool) -> bool:
+    """Say how the results differ from those of the capture; whether they may."""
+    if same:
+        print("results: those that were captured, bit for bit")
+    elif here == captured:
+        print(f"results: WRONG: differ by {difference:.2g} (norms), and every bit must be that of the capture ({here})")
+    else:
+        print(f"results: differ by {difference:.2g} (norms); captured on {captured}; this is {here}")
+    return same or (here != captured and math.isfinite(difference))
 
 
 def _first(call: capture.Call) -> tuple[float, list[torch.Tensor]]:

@@ -9,6 +9,7 @@ from zigzag.bench.figures import COLUMNS, Figure, figures
 from zigzag.bench.rows import Row, Run
 from zigzag.bench.session import Session
 from zigzag.bench.settings import ALLOCATOR
+from zigzag.bench.timing import FEWEST
 from zigzag.bench.workload import FLOOR, OURS
 from zigzag.report import plots
 from zigzag.report.draw import LABELS
@@ -23,7 +24,7 @@ def sections(run: Run, session: Session) -> list[Section]:
         Section(
             "The figures",
             "Each is a ratio, so that it carries over from one machine to the next. Ours is checked against float64 "
-            "before it is timed; the target is what the design asks for.",
+            "before it is timed; the target is what the design asks for. The last table says how often each was timed.",
             _figure_table(found),
         ),
         Section(
@@ -36,7 +37,8 @@ def sections(run: Run, session: Session) -> list[Section]:
         Section(
             "Against what nobody can leave out",
             "The floor is the fusion (and lateral) convolutions alone for the neck, and moving the bytes for an "
-            "operation. Streaks span the 20th to the 80th percentile.",
+            "operation. Streaks span the 20th to the 80th percentile; an open dot has none, being of fewer than "
+            f"{FEWEST} runs.",
             plots.over_floor(shown, _targets(found)),
         ),
         Section(
@@ -78,8 +80,9 @@ def _shown(rows: Sequence[Row]) -> list[Row]:
 def _reading() -> str:
     held = ", ".join(f"<code>{name}={value}</code>" for name, value in ALLOCATOR.items())
     return (
-        "Medians with the 20th and 80th percentile. A case opens to its shape and its command. Error ratio: error "
-        "against float64 over stock PyTorch's in the same dtype; above 2 a result is WRONG and gets no time. Roofline: "
+        f"Medians with the 20th and 80th percentile, or the number of the runs where these are fewer than {FEWEST}. "
+        "A case opens to its shape and its command. Error ratio: error against float64 over "
+        "stock PyTorch's in the same dtype; above 2 a result is WRONG and gets no time. Roofline: "
         "least time under the ceilings / median; above 100 % means that data came from a cache. The "
         f"allocator is held for all sides by {held}."
     )
@@ -137,10 +140,10 @@ def _row_table(rows: Sequence[Row]) -> str:
         speedup = "" if row.speedup is None or row.backend in (OURS, FLOOR) else f"{row.speedup:.3g}×"
         numbers = [
             f"{1e3 * (row.median or 0):.4g}",
-            f"{1e3 * (row.p20 or 0):.4g} – {1e3 * (row.p80 or 0):.4g}",
+            row.few or f"{1e3 * (row.p20 or 0):.4g} – {1e3 * (row.p80 or 0):.4g}",
             str(row.runs),
             "" if row.over_floor is None else f"{row.over_floor:.3g}",
-            f"{speedup} (noise)" if speedup and row.noise else speedup,
+            f"{speedup} ({row.doubt})" if speedup and row.doubt else speedup,
             "" if row.error_ratio is None else f"{row.error_ratio:.2f}",
             "" if row.roofline is None else f"{row.roofline:.0%}",
         ]

@@ -31,7 +31,7 @@ def speedups(rows: Sequence[Row]) -> str:
         for offset, row in enumerate(members):
             times = row.speedup or 0.0
             axis.barh(top + offset, times - 1, 0.86, left=1, color=COLOUR[row.backend])
-            text = f"{times:.3g}×" + (" (noise)" if row.noise else "")
+            text = f"{times:.3g}×" + (f" ({row.doubt})" if row.doubt else "")
             at, shift = (times, 4) if times >= 1 else (1, 4)
             axis.annotate(
                 text,
@@ -67,8 +67,11 @@ def over_floor(rows: Sequence[Row], targets: Mapping[tuple[str, str], float]) ->
     for position, members in enumerate(groups.values()):
         for row in members:
             colour = COLOUR[row.backend]
-            axis.plot([row.over_floor_p20, row.over_floor_p80], [position] * 2, color=colour, linewidth=2.5)
-            axis.plot([row.over_floor], [position], "o", color=colour, markersize=8 if row.backend == OURS else 6)
+            size, stated = 8 if row.backend == OURS else 6, not row.few and row.over_floor_p20 is not None
+            inside = colour if stated else "none"
+            if stated:
+                axis.plot([row.over_floor_p20, row.over_floor_p80], [position] * 2, color=colour, linewidth=2.5)
+            axis.plot([row.over_floor], [position], "o", color=colour, markersize=size, markerfacecolor=inside)
         target = targets.get((members[0].case, members[0].direction))
         if target:
             axis.plot([target] * 2, [position - 0.34, position + 0.34], color=COLOUR["ink"], linewidth=1.8)

@@ -13,16 +13,13 @@ from zigzag.bench.baselines import Convolutions
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.memory import peak_growth, saved_bytes
 from zigzag.bench.settings import SEED
-from zigzag.bench.timing import Plan, interleave, timed
+from zigzag.bench.timing import FEWEST, Plan, interleave, timed
 from zigzag.bench.workload import DIRECTIONS, FLOOR, OURS, Direction, Formulation, leaf, noise_like
 from zigzag.nn import ZigZagNeck
 from zigzag.scaling.axes import Axis, Shape
 from zigzag.scaling.fit import Exponent, exponent, slope
 
 SIDES = (OURS, FLOOR)
-
-_LEAST = 3
-"""Rounds that every point runs in at least."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ def _curves(
     sides = {(side, value): _runner(point, side, direction) for side in SIDES for value, point in points.items()}
     names = {f"{side} {value}": run for (side, value), run in sides.items()}
     estimates = {name: min(timed(run)[0] for _ in range(2)) for name, run in names.items()}
-    rounds = max(_LEAST, int(seconds / sum(estimates.values())))
+    rounds = max(FEWEST, int(seconds / sum(estimates.values())))
     samples = interleave(names, Plan(rounds, dict.fromkeys(names, 1)))
     found = []
     for side in SIDES:
