@@ -11,6 +11,7 @@ pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[
 
 from detector_cases import detector_of, pictures
 
+from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
 from zigzag.models.arguments import check_targets
 
 
@@ -98,3 +99,28 @@ def test_values_are_read_once_for_all_images(model, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda own: read.append(own) or own.item())
     check_targets(targets, images, 3)
     assert len(read) == 1
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    neck = NeckOptions(channels=8, norm_groups=2, stages=1, grids=(2,), lateral_kernel_size=1)
+    return SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18"), neck), 3)
+
+
+BATCHES = [
+    (torch.ones(3, 64, 64), ValueError, "(3, 64, 64)"),
+    (torch.ones(1, 4, 64, 64), ValueError, "(1, 4, 64, 64)"),
+    (torch.ones(1, 3, 0, 64), ValueError, "(1, 3, 0, 64)"),
+    (torch.ones(1, 3, 64, 64).long(), TypeError, "torch.int64"),
+    (torch.ones(1, 3, 64, 64).double(), TypeError, "torch.float64"),
+    ([torch.ones(3, 64, 64)], TypeError, "list"),
+    (torch.ones(1, 3, 64, 64, device="meta"), ValueError, "meta"),
+]
+
+
+@pytest.mark.parametrize(("images", "error", "shown"), BATCHES, ids=[row[2] for row in BATCHES])
+def test_the_semantic_network_refuses(segmenter, images, error, shown):
+    with pytest.raises(error, match=r"^images must ") as raised:
+        segmenter(images)
+    assert shown in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1

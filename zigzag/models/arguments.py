@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from zigzag.ops.arguments import takes
+
 Target = dict[str, Tensor]
 
 
@@ -22,6 +24,18 @@ def check_images(images: Sequence[Tensor], weight: Tensor) -> None:
         if image.dtype != weight.dtype:
             raise TypeError(f"images[{n}] must be {weight.dtype}, as the network's parameters are, got {image.dtype}")
         _check_device(f"images[{n}]", image, weight)
+
+
+def check_batch(images: Tensor, weight: Tensor) -> None:
+    """Raise unless ``images`` is (N, 3, H >= 1, W >= 1) on the device of ``weight``, of a dtype that it takes."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        got = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images must be a floating-point tensor (N, 3, H, W), got {got}")
+    if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 1:
+        raise ValueError(f"images must have the shape (N, 3, H >= 1, W >= 1), got {tuple(images.shape)}")
+    if not takes(weight, images):
+        raise TypeError(f"images must be {weight.dtype}, as the network's parameters are, got {images.dtype}")
+    _check_device("images", images, weight)
 
 
 def check_targets(targets: Sequence[Target] | None, images: Sequence[Tensor], classes: int) -> None:
