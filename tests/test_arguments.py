@@ -326,6 +326,8 @@ NECK = [
     ({"grids": (3.0,)}, TypeError, "grids", "(3.0,)"),
     ({"grids": 3}, TypeError, "grids", "3"),
     ({"gain": "a"}, TypeError, "gain", "'a'"),
+    ({"gain": float("nan")}, ValueError, "gain", "nan"),
+    ({"gain": -float("inf")}, ValueError, "gain", "-inf"),
     ({"fusion_norm": 1}, TypeError, "fusion_norm", "1"),
     ({"kernel_size": [3]}, ValueError, "kernel_size", "[3]"),
 ]
@@ -335,8 +337,37 @@ def neck_forward(**changes):
     return neck()(**{"features": [maps(2, 4, 6, 5), maps(2, 5, 3, 3)]} | changes)
 
 
+def neck_under_autocast(**changes):
+    with torch.autocast("cpu", torch.bfloat16):
+        return neck_forward(**changes)
+
+
+def codes(x):
+    return RegionContext(4, (2,)).codes(x)
+
+
 SIZES = torch.tensor([[24, 20], [12, 9]])
+MAP = maps(2, 4, 6, 5)
+AUTOCAST = [
+    ({"features": [MAP.double(), maps(2, 5, 3, 3)]}, TypeError, "features[0]", "float64"),
+    ({"features": [MAP.bfloat16(), maps(2, 5, 3, 3).double()]}, TypeError, "features[1]", "float64"),
+]
+ENCODED = [
+    ({"x": [MAP]}, TypeError, "x", "list"),
+    ({"x": maps(2, 5, 6, 5)}, ValueError, "x", "(2, 5, 6, 5)"),
+    ({"x": maps(2, 4)}, ValueError, "x", "(2, 4)"),
+]
 FORWARD = [
+    ({"features": [MAP, maps(2, 5, 3, 3, device="meta")]}, ValueError, "features[1]", "cpu, as the neck's"),
+    ({"features": [MAP.to("meta"), maps(2, 5, 3, 3)]}, ValueError, "features[0]", "got meta"),
+    ({"features": [MAP, maps(2, 5, 3, 3).double()]}, TypeError, "features[1]", "float64"),
+    ({"image_sizes": [24, 20]}, TypeError, "image_sizes", "[24, 20]"),
+    ({"image_sizes": [(24, 20), 12]}, TypeError, "image_sizes", "12]"),
+    ({"image_sizes": [(24, 20), (12.0, 9)]}, TypeError, "image_sizes", "12.0"),
+    ({"image_sizes": ["24", "20"]}, TypeError, "image_sizes", "['24', '20']"),
+    ({"image_sizes": list(SIZES)}, TypeError, "image_sizes", "[tensor([24, 20])"),
+    ({"image_sizes": SIZES.to("meta")}, ValueError, "image_sizes", "got meta"),
+    ({"valid": [SIZES // 4, (SIZES // 8).to("meta")]}, ValueError, "valid[1]", "got meta"),
     ({"features": maps(2, 4, 6, 5)}, TypeError, "features", "Tensor"),
     ({"features": [maps(2, 4, 6, 5)]}, ValueError, "features", "1"),
     ({"features": [maps(2, 4, 6, 5), maps(2, 4, 3, 3)]}, ValueError, "features[1]", "(2, 4, 3, 3)"),
@@ -364,6 +395,8 @@ TABLE = [
         (context_module, MODULE),
         (neck, NECK),
         (neck_forward, FORWARD),
+        (neck_under_autocast, AUTOCAST),
+        (codes, ENCODED),
     )
     for row in rows
 ]

@@ -110,6 +110,21 @@ def test_pooling_is_the_plain_one_at_first(size, levels):
     torch.testing.assert_close(found, RoIAlign(size, levels)(maps, REGIONS, IMAGES))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_offsets_that_are_not_finite_show(value):
+    """torchvision's operation would read outside the map."""
+    moved = DeformableConv2d(nn.Conv2d(2, 4, 3, padding=1))
+    moved.offset.bias.data[3] = value
+    result = moved(map_of().float())
+    assert bool(result.isnan().all())
+    result.sum().backward()
+    pool = DeformableRoIAlign(7, 2, "box size")
+    pool.offset.bias.data[3] = value  # of x, the fourth part of the first row
+    pooled = pool(pyramid_maps(2), REGIONS, IMAGES)
+    assert bool(pooled[:, :, 0, 3].isnan().all())
+    assert int(pooled.isnan().sum()) == 3 * 2
+
+
 def test_offsets_learn_at_a_hundredth_of_the_rate(monkeypatch):
     gradients = []
     for rate in (deformable.OFFSET_RATE, 1.0):

@@ -248,41 +248,6 @@ class TestSemantics:
         assert_close(paste_masks_in_image(small["masks"], small["boxes"], (90, 70)), whole["masks"])
 
     @pytest.mark.parametrize(
-        ("spoil", "error", "message"),
-        [
-            (lambda both: both["images"].clear(), ValueError, "images must be a list of one or more"),
-            (
-                lambda both: both["images"].insert(0, torch.ones(3, 9, 9).byte()),
-                TypeError,
-                r"images\[0\] must be a float",
-            ),
-            (
-                lambda both: both["images"].insert(1, torch.ones(2, 9, 9)),
-                ValueError,
-                r"images\[1\] must have the shape",
-            ),
-            (lambda both: both["targets"].pop(), ValueError, "targets must hold a dict for each of 2 images"),
-            (lambda both: both["targets"][1].pop("masks"), TypeError, r"targets\[1\]\['masks'\] must be a tensor"),
-            (
-                lambda both: both["targets"][0].update(both["targets"][1]),
-                ValueError,
-                r"targets\[0\] must have boxes and masks",
-            ),
-            (
-                lambda both: both["targets"][0]["boxes"].fill_(3),
-                ValueError,
-                r"targets\[0\]\['boxes'\] must have x1 < x2",
-            ),
-        ],
-    )
-    def test_what_is_refused(self, spoil, error, message):
-        images = pictures(SIZES[:2])
-        both = {"images": images, "targets": targets(images)}
-        spoil(both)
-        with pytest.raises(error, match=message):
-            detector()(**both)
-
-    @pytest.mark.parametrize(
         ("fields", "message"),
         [
             ({"longer": 63}, "network.longer must be at least shorter = 64"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +16,14 @@ pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[
 pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigzag[train]")
 
+from detector_cases import detector_of, pictures
 from PIL import Image
 
 from zigzag.data.transforms import normalised
 from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
 from zigzag.tasks.ablate import SETS, slug, table
 from zigzag.tasks.gallery import Gallery, confusion
-from zigzag.tasks.guard import FiniteGuard, first_bad_map, place_of
+from zigzag.tasks.guard import FiniteGuard, NonFiniteError, first_bad_map, place_of
 from zigzag.tasks.inference import Inference, probabilities, segment, windows
 from zigzag.tasks.metrics import Scores
 from zigzag.tasks.pictures import Case, contact_sheet, overlay, with_legend
@@ -200,10 +202,17 @@ def network():
     return SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18"), neck), 3)
 
 
+@pytest.fixture(scope="module")
+def detectors():
+    kinds = ("mask_rcnn", "deformable_rcnn", "fcis")
+    return {kind: detector_of(kind, proposals=(10, 5), regions=8).train() for kind in kinds}
+
+
 class TestGuard:
     @pytest.mark.parametrize(
         ("name", "words"),
         [
+            ("backbone.conv1.weight", "the backbone's stem"),
             ("backbone.layer3.0.conv1.weight", "the backbone's res4"),
             ("neck.lateral.2.bias", "the neck's lateral map, level 3"),
             ("neck.stages.0.down.1.gain", "the neck, stage 1, top-down, level 2"),
@@ -220,6 +229,56 @@ class TestGuard:
         parameter.data.fill_(float("nan"))
         assert first_bad_map(network, images) == words
         parameter.data.copy_(kept)
+
+    @pytest.mark.parametrize(
+        ("kind", "name", "words"),
+        [
+            ("mask_rcnn", "backbone.backbone.layer2.0.conv1.weight", "the backbone's res3"),
+            ("mask_rcnn", "backbone.neck.stages.0.down.1.gain", "the neck, stage 1, top-down, level 2"),
+            ("mask_rcnn", "rpn.head.conv.0.0.bias", "the region proposals"),
+            ("mask_rcnn", "rpn.head.bbox_pred.bias", "the region proposals"),
+            ("mask_rcnn", "roi_heads.box_head.fc6.bias", "the box head"),
+            ("mask_rcnn", "roi_heads.box_predictor.bbox_pred.bias", "the box predictor"),
+            ("mask_rcnn", "roi_heads.mask_head.0.0.bias", "the mask head"),
+            ("mask_rcnn", "roi_heads.mask_predictor.mask_fcn_logits.bias", "the mask predictor"),
+            ("deformable_rcnn", "backbone.backbone.layer4.0.conv2.offset.bias", "the backbone's res5"),
+            ("deformable_rcnn", "roi_heads.box_roi_pool.offset.bias", "the offsets of the box head's regions"),
+            ("deformable_rcnn", "roi_heads.mask_roi_pool.offset.bias", "the offsets of the mask head's regions"),
+            ("deformable_rcnn", "roi_heads.mask_predictor.conv5_mask.bias", "the mask predictor"),
+            ("fcis", "rpn.head.cls_logits.bias", "the region proposals"),
+            ("fcis", "roi_heads.scores.convolution.bias", "the position-sensitive scores of regions"),
+        ],
+    )
+    def test_so_is_a_detectors(self, detectors, kind, name, words):
+        network, (images, targets) = detectors[kind], pictures()
+        parameter = dict(network.named_parameters())[name]
+        kept = parameter.detach().clone()
+        parameter.data.fill_(float("nan"))
+        found = first_bad_map(network, images, targets)
+        parameter.data.copy_(kept)
+        assert found == words
+
+    @pytest.mark.parametrize("kind", ["mask_rcnn", "deformable_rcnn", "fcis", "semantic"])
+    def test_every_parameter_is_of_a_module_that_is_watched(self, network, detectors, kind):
+        for name, _ in (network if kind == "semantic" else detectors[kind]).named_parameters():
+            parts = name.split(".")
+            whole = (".".join(parts[:end]) for end in range(1, len(parts)))
+            maps = [module for module in whole if kind == "semantic" or module != "backbone"]  # a dict of maps is not
+            assert any(map(place_of, maps)), name
+
+    def test_of_the_eager_neck_it_is_the_whole(self):
+        eager = NeckOptions(kind="eager", channels=16, stages=1, grids=(2,), norm_groups=4, lateral_kernel_size=1)
+        network = detector_of("mask_rcnn", neck=eager).eval()
+        network.backbone.neck.stages[0].up[2].gain.data.fill_(float("nan"))
+        assert first_bad_map(network, pictures()[0]) == "the neck"
+
+    def test_a_loss_of_finite_maps(self, detectors, monkeypatch):
+        network = detectors["fcis"]
+        assert first_bad_map(network, *pictures()) is None
+        guard = FiniteGuard()
+        monkeypatch.setattr(guard, "_look", lambda *_: None)
+        with pytest.raises(NonFiniteError, match=r"step 7: the loss is nan; every map that is watched is finite$"):
+            guard.on_before_backward(SimpleNamespace(global_step=7), None, torch.tensor(float("nan")))
 
     def test_looking_changes_nothing(self):
         network = SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18", norm="batch"), NeckOptions(kind="fpn")), 3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal, get_args
 
 Pool = Literal["mean", "sum"]
@@ -91,6 +92,7 @@ class NeckConfig:
         _require(count, "outputs", self.outputs, f"an integer from 1 to {self.levels}, or None")
         number = self.gain is None or (isinstance(self.gain, float | int) and not isinstance(self.gain, bool))
         _require(number, "gain", self.gain, "a number or None", TypeError)
+        _require(self.gain is None or isfinite(self.gain), "gain", self.gain, "finite")
         for name, allowed in _ALLOWED.items():
             value = getattr(self, name)
             _require(value in allowed, name, value, " or ".join(map(repr, allowed)))

@@ -37,17 +37,27 @@ class DeformableConv2d(nn.Conv2d):
         nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """As nn.Conv2d's, but for samples and sums, which are float32 where x has two bytes."""
-        given = [at_least_float32(value) for value in (x, self.offset(x), self.weight)]
+        """As nn.Conv2d's, but for samples and sums, which are float32 where x has two bytes.
+
+        Where an offset is not finite, so is the result: torchvision's operation reads outside the map there.
+        """
+        offsets = self.offset(x)
+        finite = offsets.nan_to_num(0, 0, 0)
+        given = [at_least_float32(value) for value in (x, finite, self.weight)]
         bias = None if self.bias is None else at_least_float32(self.bias)
         with torch.autocast(x.device.type, enabled=False):
             moved = deform_conv2d(*given, bias, self.stride, self.padding, self.dilation)
-        return cast(Tensor, moved.to(x.dtype))
+        return cast(Tensor, moved.to(x.dtype) + nothing_unless_finite(offsets))
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """In float32 where x has two bytes."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def nothing_unless_finite(offsets: Tensor) -> Tensor:
+    """0 at places (N, 1, H, W) all of whose offsets (N, k, H, W) are finite, NaN at the others."""
+    return (0 * offsets.detach()).sum(1, keepdim=True)
 
 
 def deform_windows(stage: nn.Module) -> None:
@@ -128,7 +138,7 @@ class DeformableRoIAlign(nn.Module):
         images = zip(
             maps_of_images(x, image_shapes), boxes, torch.split(offsets, [len(box) for box in boxes]), strict=True
         )
-        return torch.cat([self._of_image(*image) for image in images])
+        return torch.cat([self._of_image(*image) for image in images]) + nothing_unless_finite(offsets)
 
     def _of_image(self, maps: Mapping[str, Tensor], boxes: Tensor, offsets: Tensor) -> Tensor:
         levels = [(maps[name], 1 / stride) for name, stride in zip(NAMES[:-1], STRIDES[:-1], strict=True)]

@@ -28,4 +28,4 @@ class DeformableRCNN(Detector):
         heads = box_and_mask_heads(config, classes)
         heads.box_roi_pool = DeformableRoIAlign(7, config.neck.channels, config.roi_levels)
         heads.mask_roi_pool = DeformableRoIAlign(14, config.neck.channels, config.roi_levels)
-        super().__init__(Pyramid(backbone, config.neck), heads, config)
+        super().__init__(Pyramid(backbone, config.neck), heads, config, classes)

@@ -21,12 +21,12 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from zigzag.geometry import inside, level_sizes
+from zigzag.models.arguments import Target, check_images, check_targets
 from zigzag.models.backbones import BackboneConfig
 from zigzag.models.necks import NeckOptions
 from zigzag.models.pyramid import NAMES, STRIDES, Pyramid, Sizes, maps_of_images
 from zigzag.models.weights import IMAGE_DEVIATION, IMAGE_MEAN
 
-Target = dict[str, Tensor]
 Kind = Literal["mask_rcnn", "deformable_rcnn", "fcis"]
 RoILevels = Literal["box size", "sum"]
 
@@ -89,23 +89,25 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
             (n, 1, m, m), probabilities over the box, for every image, and losses by name. Detections are empty in
             training, and losses in evaluation.
         config: sizes and thresholds.
+        classes: number of classes, the background among them.
 
     Attributes:
         backbone: the `Pyramid`.
         transform, rpn, roi_heads: as torchvision's.
     """
 
-    def __init__(self, pyramid: Pyramid, roi_heads: nn.Module, config: DetectorConfig) -> None:
+    def __init__(self, pyramid: Pyramid, roi_heads: nn.Module, config: DetectorConfig, classes: int) -> None:
         proposals = _region_proposals(pyramid.out_channels, config)
         super().__init__(pyramid, proposals, roi_heads, Resizing(config.shorter, config.longer))
+        self.classes = classes
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Losses by name in training, detections in evaluation.
 
         Args:
-            images: RGB (3, H, W) from 0 to 1, each of any size.
-            targets: for every image boxes (n, 4), x1, y1, x2, y2 in pixels, x1 < x2 and y1 < y2; labels (n,) int64
-                from 1; masks (n, H, W), 0 or 1. n may be 0. Needed in training.
+            images: RGB (3, H, W) from 0 to 1, each of any size, in the dtype and on the device of the parameters.
+            targets: for every image boxes (n, 4) in its dtype, x1, y1, x2, y2 in pixels, x1 < x2 and y1 < y2; labels
+                (n,) int64 from 1; masks (n, H, W) uint8 or bool, 0 or 1. n may be 0. Needed in training.
 
         Returns:
             In training a dict of scalars. In evaluation for every image a dict of boxes (n, 4) in its pixels, labels
@@ -114,9 +116,10 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         Raises:
             TypeError, ValueError: images or targets; the message names the entry.
         """
-        _check_images(images)
+        check_images(images, next(self.parameters()))
         if self.training:
-            return self._run(images, _checked_targets(images, targets))[1]
+            check_targets(targets, images, self.classes)
+            return self._run(images, targets)[1]
         found, _ = self._run(images, None)
         for image, own in zip(images, found, strict=True):
             own["masks"] = paste_masks_in_image(own["masks"], own["boxes"], tuple(image.shape[1:]))
@@ -128,7 +131,7 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         Raises:
             TypeError, ValueError: images; the message names the entry.
         """
-        _check_images(images)
+        check_images(images, next(self.parameters()))
         return self._run(images, None)[0]
 
     def new_parameters(self) -> list[nn.Parameter]:
@@ -250,33 +253,3 @@ def _anchors_outside(image_sizes: Sizes, objectness: Sequence[Tensor]) -> Tensor
         own = inside(valid, x.shape[2], x.shape[3])[:, 0, :, :, None]
         levels.append(own.expand(-1, -1, -1, x.shape[1]).flatten(1))
     return ~torch.cat(levels, 1)
-
-
-def _check_images(images: Sequence[Tensor]) -> None:
-    if not isinstance(images, list | tuple) or not images:
-        raise ValueError(f"images must be a list of one or more tensors (3, H, W), got {type(images).__name__} of none")
-    for n, image in enumerate(images):
-        if not isinstance(image, Tensor) or not image.is_floating_point():
-            got = image.dtype if isinstance(image, Tensor) else type(image).__name__
-            raise TypeError(f"images[{n}] must be a floating-point tensor, got {got}")
-        if image.dim() != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise ValueError(f"images[{n}] must have the shape (3, H >= 1, W >= 1), got {tuple(image.shape)}")
-
-
-def _checked_targets(images: Sequence[Tensor], targets: list[Target] | None) -> list[Target]:
-    if targets is None or len(targets) != len(images):
-        got = "None" if targets is None else f"{len(targets)}"
-        raise ValueError(f"targets must hold a dict for each of {len(images)} images in training, got {got}")
-    for n, (image, target) in enumerate(zip(images, targets, strict=True)):
-        for name in ("boxes", "labels", "masks"):
-            if not isinstance(target.get(name), Tensor):
-                raise TypeError(f"targets[{n}][{name!r}] must be a tensor, got {type(target.get(name)).__name__}")
-        boxes, count = target["boxes"], len(target["labels"])
-        if boxes.shape != (count, 4) or target["masks"].shape != (count, *image.shape[1:]):
-            got = f"{tuple(boxes.shape)} and {tuple(target['masks'].shape)}"
-            expected = f"({count}, 4) and {(count, *image.shape[1:])}, as its labels and image"
-            raise ValueError(f"targets[{n}] must have boxes and masks of the shapes {expected}, got {got}")
-        flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
-        if flat.any():
-            raise ValueError(f"targets[{n}]['boxes'] must have x1 < x2 and y1 < y2, got {boxes[flat][0].tolist()}")
-    return targets

@@ -9,8 +9,9 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
+from zigzag.models.arguments import Target
 from zigzag.models.backbones import build_backbone
-from zigzag.models.detection import Detector, DetectorConfig, Target
+from zigzag.models.detection import Detector, DetectorConfig
 from zigzag.models.position_sensitive import BINS, PositionSensitiveScores
 from zigzag.models.pyramid import Pyramid, Sizes
 from zigzag.ops.arguments import accumulation_dtype
@@ -35,7 +36,7 @@ class FCIS(Detector):
 
     def __init__(self, config: DetectorConfig, classes: int) -> None:
         pyramid = Pyramid(build_backbone(config.backbone), config.neck)
-        super().__init__(pyramid, FCISHeads(config, classes), config)
+        super().__init__(pyramid, FCISHeads(config, classes), config, classes)
 
 
 class Reading(NamedTuple):

@@ -24,7 +24,7 @@ class MaskRCNN(Detector):
 
     def __init__(self, config: DetectorConfig, classes: int) -> None:
         pyramid = Pyramid(build_backbone(config.backbone), config.neck)
-        super().__init__(pyramid, box_and_mask_heads(config, classes), config)
+        super().__init__(pyramid, box_and_mask_heads(config, classes), config, classes)
 
 
 class BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
+from zigzag.models.arguments import check_batch
 from zigzag.models.backbones import Backbone, BackboneConfig, build_backbone
 from zigzag.models.heads import SegmentationHead
 from zigzag.models.necks import NeckOptions, build_neck
@@ -51,7 +52,12 @@ class SemanticSegmenter(nn.Module):
         Args:
             images: (N, 3, H, W), normalised RGB.
             image_sizes: (N, 2) integers, every image's own height and width in a padded batch, or None.
+
+        Raises:
+            TypeError: types or dtypes.
+            ValueError: shapes, or sizes that do not fit into the batch.
         """
+        check_batch(images, self.head.classifier.weight)
         maps = self.neck(self.backbone(images), image_sizes)
         finest, *coarser = maps
         if coarser:

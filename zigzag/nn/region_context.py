@@ -92,7 +92,13 @@ class RegionContext(nn.Module):
 
         Returns:
             x, codes Q (N, sum K*K, C), and (scale, shift), (N, C) each, or None without ``norm``.
+
+        Raises:
+            TypeError: types or dtypes.
+            ValueError: shapes, or sizes that do not fit into the map.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor (N, {self.channels}, H, W), got {type(x).__name__}")
         if x.shape[1:2] != (self.channels,):
             raise ValueError(f"x must have shape (N, {self.channels}, H, W), got {tuple(x.shape)}")
         parts = [cast(Branch, branch).parts() for branch in self.branches.values()]
@@ -114,8 +120,9 @@ class RegionContext(nn.Module):
         Returns:
             R (N, C, H, W) in the dtype of ``x``; 0 outside ``valid``.
         """
+        codes = self.codes(x, valid)
         nothing = torch.zeros_like(x)
-        region = dense_pathway(nothing, [x], [self.codes(x, valid)], self.grids, valid=valid, source_valid=[valid])
+        region = dense_pathway(nothing, [x], [codes], self.grids, valid=valid, source_valid=[valid])
         return cast(Tensor, region)
 
     def extra_repr(self) -> str:

@@ -147,6 +147,13 @@ def autocast(like: Tensor) -> bool:
     return torch.is_autocast_enabled(like.device.type)
 
 
+def takes(weight: Tensor, x: Tensor) -> bool:
+    """Whether a layer with ``weight`` takes ``x``: of one dtype, or both are what autocast, if on, brings to one."""
+    if x.dtype == weight.dtype:
+        return True
+    return autocast(x) and torch.float64 not in (x.dtype, weight.dtype)  # which autocast leaves alone
+
+
 def without_autocast(like: Tensor) -> torch.autocast:
     """A context in which autocast is off: each operation's dtypes are its own matter."""
     return torch.autocast(like.device.type, enabled=False)

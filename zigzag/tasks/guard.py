@@ -49,7 +49,7 @@ class FiniteGuard(pl.Callback):
         """
         if not torch.isfinite(loss):
             place = self._look(trainer, pl_module)
-            where = f"it began in {place}" if place else "every map of the network is finite"
+            where = f"it began in {place}" if place else "every map that is watched is finite"
             raise NonFiniteError(f"step {trainer.global_step}: the loss is {loss.item()}; {where}")
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
@@ -70,22 +70,28 @@ def first_bad_map(network: nn.Module, images: Tensor | Sequence[Tensor], *others
     if not all(torch.isfinite(image).all() for image in images):
         return "the image"
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}  # batch norms count what they see
-    with _watched(network) as bad:
-        network(images, *others)
+    place = None
+    try:
+        with _watched(network):
+            network(images, *others)
+    except _Found as found:  # what follows might not run on what is not finite
+        place = str(found)
     for name, buffer in network.named_buffers():
         buffer.copy_(kept[name])
-    return bad[0] if bad else None
+    return place
+
+
+class _Found(Exception):  # noqa: N818 - no error
+    """A map that is not finite; its argument is the place in words."""
 
 
 @contextmanager
-def _watched(network: nn.Module) -> Iterator[list[str]]:
-    bad: list[str] = []
-
+def _watched(network: nn.Module) -> Iterator[None]:
     def look(place: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             maps = [x for x in (output if isinstance(output, list | tuple) else [output]) if isinstance(x, Tensor)]
             if not all(torch.isfinite(x).all() for x in maps):
-                bad.append(place)
+                raise _Found(place)
 
         return hook
 
@@ -95,7 +101,7 @@ def _watched(network: nn.Module) -> Iterator[list[str]]:
         if (place := place_of(name)) is not None
     ]
     try:
-        yield bad
+        yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -104,6 +110,7 @@ def _watched(network: nn.Module) -> Iterator[list[str]]:
 _WAYS = {"down": "top-down", "up": "bottom-up"}
 _PLACES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
     (re.compile(r"backbone\.layer(\d)"), lambda stage: f"the backbone's res{int(stage) + 1}"),
+    (re.compile(r"backbone\.(?:conv1|bn1)"), lambda: "the backbone's stem"),
     (re.compile(r"backbone"), lambda: "the backbone"),
     (re.compile(r"neck\.lateral\.(\d+)"), lambda level: f"the neck's lateral map, level {int(level) + 1}"),
     (
@@ -117,9 +124,10 @@ _PLACES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
     (re.compile(r"neck\.output\.(\d+)"), lambda level: f"the neck's last fusion, level {int(level) + 1}"),
     (re.compile(r"neck"), lambda: "the neck"),
     (re.compile(r"head"), lambda: "the head"),
-    (re.compile(r"rpn\.head\.(?:cls_logits|bbox_pred)"), lambda: "the region proposals"),
-    (re.compile(r"roi_heads\.box_head"), lambda: "the box head"),
-    (re.compile(r"roi_heads\.mask_head"), lambda: "the mask head"),
+    (re.compile(r"rpn\.head\.(?:conv|cls_logits|bbox_pred)"), lambda: "the region proposals"),
+    (re.compile(r"roi_heads\.(box|mask)_roi_pool\.offset"), lambda kind: f"the offsets of the {kind} head's regions"),
+    (re.compile(r"roi_heads\.(box|mask)_(head|predictor)"), lambda kind, part: f"the {kind} {part}"),
+    (re.compile(r"roi_heads\.scores"), lambda: "the position-sensitive scores of regions"),
 )
 _PYRAMID = re.compile(r"^backbone\.(?=backbone|neck)")
 """What a detector's names have in front of those of its backbone and neck."""
