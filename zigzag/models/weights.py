@@ -127,9 +127,15 @@ def load_backbone_weights(module: nn.Module, name: str, source: str) -> WeightRe
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> WeightReport:
     """Copy every tensor whose name and shape match into the module, and say what did not."""
     own = module.state_dict()
-    ours = [key for key in own if not key.endswith("num_batches_tracked")]
     fits = {key: state[key] for key in own if key in state and state[key].shape == own[key].shape}
     module.load_state_dict(fits, strict=False)
+    return compare(own, state, source)
+
+
+def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> WeightReport:
+    """What a module with the tensors ``own`` takes from ``state``, by name and shape."""
+    ours = [key for key in own if not key.endswith("num_batches_tracked")]
+    fits = {key for key in ours if key in state and state[key].shape == own[key].shape}
     mismatched = [
         f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
         for key in ours
