@@ -36,6 +36,23 @@ class TestLayouts:
             assert (len(source), found(source), source.name(1)) == (2, labels, "b")
             assert source.image(0).size == SIZE
 
+    def test_vocs_test_part_has_no_masks(self, tmp_path):
+        root = voc_set(tmp_path, names=("a",))
+        write_image(root / "JPEGImages" / "x.jpg")
+        (root / "ImageSets" / "Segmentation" / "test.txt").write_text("x\n")
+        source = open_source("voc", str(root), "test")
+        check(source, "test")
+        assert (source.has_truth, found(source), source.labels(0).shape) == (False, {255}, SIZE[::-1])
+        data = SegmentationData("voc", str(root), val="test", test="test")
+        data.setup("test")
+        with pytest.raises(DataError, match=r"data.val: 'test' of 'voc' has no masks"):
+            data.setup("validate")
+        (root / "ImageSets" / "Segmentation" / "val.txt").write_text("x\n")
+        (root / "ImageSets" / "Segmentation" / "test.txt").write_text("a\nx\n")
+        for split in ("val", "test"):  # some of test's masks are there: the others are missing
+            with pytest.raises(DataError, match=r"SegmentationClass/x.png: there is no such file"):
+                check(open_source("voc", str(root), split), split)
+
     @pytest.mark.parametrize(("dataset", "labels"), [("context60", {0, 1, 59}), ("context59", {255, 0, 58})])
     def test_context_with_and_without_background(self, tmp_path, dataset, labels):
         write_image(tmp_path / "JPEGImages" / "a.jpg")

@@ -18,7 +18,7 @@ pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[
 from PIL import Image
 from runs import fit as run_fit
 from runs import process, weights
-from segmentation_files import TINY, folder_set, write_image
+from segmentation_files import TINY, folder_set, voc_set, write_image
 
 from zigzag import cli
 from zigzag.data import shapes
@@ -83,6 +83,21 @@ class TestRun:
                 assert overlay.height > 50
             with Image.open(tmp_path / "predictions" / f"{name}_labels.png") as labels:
                 assert (labels.mode, labels.size) == ("P", (70, 50))
+
+    def test_a_submission_needs_no_masks(self, tmp_path, capsys):
+        root = voc_set(tmp_path / "data", names=("a",))
+        write_image(root / "JPEGImages" / "x.jpg")
+        (root / "ImageSets" / "Segmentation" / "test.txt").write_text("x\n")
+        data = ["--data.dataset=voc", f"--data.root={root}", "--data.val=train"]
+        assert fit(tmp_path / "run", *data, "--data.batch_size=1", steps=1, every=1) == 0
+        words = ["test", f"--ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}", "--data.test=test"]
+        assert cli.main(words) == 2
+        assert "data.test: 'test' has no masks" in capsys.readouterr().err
+        assert cli.main([*words, "--model.submission=true"]) == 0
+        assert "comp6_test_cls: a PNG for every image" in capsys.readouterr().out
+        with Image.open(tmp_path / "run/results/VOC2012/Segmentation/comp6_test_cls/x.png") as image:
+            assert (image.mode, image.size) == ("P", (40, 30))
+        assert not (tmp_path / "run" / "test").exists()
 
     def test_another_runs_weights_to_start_from(self, trained, tmp_path, capsys):
         start = f"--model.start={trained / 'checkpoints/last.ckpt'}"
