@@ -133,7 +133,7 @@ class TestCoco:
             assert [own["id"] for own in source.truth().dataset["annotations"]] == [5]
         with pytest.raises(DataError, match=r"instances_val.json: data.only: there is no image 9"):
             open_instances("coco", str(root), "val", NAMES, (2, 9), empty=True)
-        with pytest.raises(ValueError, match=r"data.only is for COCO's format, got \[2\]"):
+        with pytest.raises(DataError, match=r"data.only is for COCO's format, got \[2\]"):
             open_instances("shapes", None, "val", only=(2,), empty=True)
 
     def test_images_that_are_not_there_or_of_another_size(self, tmp_path):

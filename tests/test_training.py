@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -168,6 +169,10 @@ def test_two_processes_give_the_gradients_of_one_with_the_joint_batch(tmp_path):
     assert first == second
 
 
+def no_network(*_given, **_options):
+    raise URLError("no network")
+
+
 class TestFailures:
     def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(self, tmp_path, capsys):
         assert fit(tmp_path, "--model.recipe.learning_rate=1e30", "--model.recipe.warmup_steps=0") == 1
@@ -200,9 +205,17 @@ class TestFailures:
             ("--model.network.backbone.name=vgg16", "backbone.name"),
             ("--model.inference.scales=[]", "inference.scales"),
             ("--data.dataset=imagenet", "data.dataset"),
+            ("--data.train=foo", "must be one of train, val, test, got 'foo'"),
+            ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
+            ("--trainer.max_steps=-1", "trainer.max_steps must say how many steps to train, got -1"),
+            ("--model.recipe.momentum=-1", "recipe.momentum must be from 0 to below 1, got -1"),
+            ("--model.network.backbone.weights=IMAGENET1K_V1", "IMAGENET1K_V1 of resnet18 cannot be fetched"),
+            ("--model.network.backbone.name=transformers:no/such", "transformers"),
         ],
     )
-    def test_fields_that_are_refused(self, tmp_path, capsys, word, message):
+    def test_fields_that_are_refused(self, tmp_path, capsys, monkeypatch, word, message):
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+        monkeypatch.setitem(sys.modules, "transformers", None)
         try:
             status = fit(tmp_path, word)
         except SystemExit as refused:  # by the parser

@@ -142,7 +142,7 @@ class ImageData(pl.LightningDataModule):
         source = self.source("train")
         accumulated = trainer.accumulate_grad_batches
         if trainer.max_steps < 0:
-            raise ValueError(f"trainer.max_steps must say how many steps to train, got {trainer.max_steps}")
+            raise DataError(f"trainer.max_steps must say how many steps to train, got {trainer.max_steps}")
         batches = StepBatches(
             len(source),
             self.batch_size,

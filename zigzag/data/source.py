@@ -14,12 +14,15 @@ from zigzag.data.classes import VOID, Colour
 
 Labels = npt.NDArray[np.uint8]
 
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for a file that is no image, is broken, or has more pixels than PIL's limit."""
+
 SHOWN = 5
 """Problems that an error lists; it says how many there are."""
 
 
 class DataError(ValueError):
-    """Files that cannot be used; the message names them."""
+    """Files, or fields that choose them, that cannot be used; the message names them."""
 
 
 class Source(Protocol):
@@ -151,7 +154,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
@@ -166,7 +169,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             return (height, width) if image.getexif().get(0x0112) in sideways else (width, height)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
@@ -194,7 +197,9 @@ def read_mask(path: Path) -> Labels:
             if image.mode not in ("L", "P"):
                 raise DataError(f"{path}: the mask has mode {image.mode}, expected indexed (P) or grey (L)")
             return np.asarray(image)
-    except (OSError, SyntaxError) as error:
+    except _UNREADABLE as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: cannot be read as a mask: {error}") from error
 
 

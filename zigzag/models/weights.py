@@ -108,7 +108,7 @@ def load_backbone_weights(module: nn.Module, name: str, source: str) -> WeightRe
     """Fill a ResNet from a file, or from the weights of that name that torchvision has for ``name``.
 
     Raises:
-        WeightsError: the file cannot be read, or lacks a key, or one has another shape.
+        WeightsError: the file cannot be read or fetched, or lacks a key, or one has another shape.
     """
     if "." not in source and "/" not in source:
         try:
@@ -116,6 +116,8 @@ def load_backbone_weights(module: nn.Module, name: str, source: str) -> WeightRe
         except KeyError as error:
             known = ", ".join(weights.name for weights in models.get_model_weights(name))
             raise WeightsError(f"weights: {name} has {known}, or name a file; got {source!r}") from error
+        except (OSError, RuntimeError) as error:  # no network, or a download that is damaged
+            raise WeightsError(f"weights: {source} of {name} cannot be fetched: {error}; name a file") from error
     else:
         state = to_torchvision(read_weights(source))
     report = fill(module, state, source)

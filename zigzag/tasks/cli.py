@@ -25,6 +25,7 @@ from zigzag.tasks.guard import FiniteGuard, NonFiniteError
 from zigzag.tasks.instances import InstanceSegmentation
 from zigzag.tasks.semantic import SemanticSegmentation
 
+BAD_INPUT = (DataError, WeightsError, MisconfigurationException)
 COMMANDS = ("fit", "validate", "test", "predict")
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -136,8 +137,8 @@ class ZigZagCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError) as error:
-            if isinstance(error, DataError | WeightsError):
+        except (TypeError, ValueError, ModuleNotFoundError) as error:
+            if isinstance(error, BAD_INPUT):
                 raise
             raise MisconfigurationException(str(error)) from error
         if self.checkpoint is not None:
@@ -163,7 +164,7 @@ def main(words: Sequence[str]) -> int:
     except NonFiniteError as error:
         print(f"zigzag {command}: stopped: {error}", file=sys.stderr)
         return 1
-    except (DataError, WeightsError, MisconfigurationException) as error:
+    except BAD_INPUT as error:
         print(f"zigzag {command}: error: {error}", file=sys.stderr)
         return 2
     return 0
