@@ -324,7 +324,13 @@ class TestAblations:
 
     def test_table(self):
         text = table(
-            "schemes", {"FPN": [0.5, 0.6], "(d) zigzag": []}, {"(d) zigzag": "step 3: the loss is nan"}, {"FPN": 7}
+            "schemes",
+            {"FPN": [0.5, 0.6], "(d) zigzag": [], "(c) successive": []},
+            {"FPN": ["seed 2: step 9: the loss is inf"], "(d) zigzag": ["seed 0: step 3: the loss is nan"]},
+            {"FPN": 7},
         )
         assert "| FPN | 55.00 ± 7.07 | 2 | 7 |" in text
-        assert "| (d) zigzag | step 3: the loss is nan | 0 | - |" in text
+        assert "| (d) zigzag | failed | 0 | - |" in text
+        assert "| (c) successive | not run | 0 | - |" in text
+        failed = ["- FPN, seed 2: step 9: the loss is inf", "- (d) zigzag, seed 0: step 3: the loss is nan"]
+        assert text.splitlines()[-2:] == failed

@@ -25,6 +25,7 @@ from zigzag import cli
 from zigzag.data import shapes
 from zigzag.tasks import ablate, curves
 from zigzag.tasks.cli import CONFIGS
+from zigzag.tasks.guard import NonFiniteError
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +268,38 @@ class TestAblate:
         assert cli.main(words) == 0
         assert cli.main([*words, "--model.recipe.learning_rate=1"]) == 2
         assert "is of another command line" in capsys.readouterr().err
+
+    def test_what_is_printed_is_written_with_the_seeds_that_failed(self, tmp_path, capsys, monkeypatch):
+        def miou(folder, _words):
+            if folder.name == "seed1":
+                raise NonFiniteError("step 3: the loss is nan")
+            return 0.5
+
+        monkeypatch.setattr(ablate, "_miou", miou)
+        monkeypatch.setattr(curves, "draw", lambda *_: None)
+        (tmp_path / "paper.yaml").write_text("fused: 12.5\n")
+        words = ["--set=kernels", "--config=shapes_tiny", f"--out={tmp_path}", f"--paper={tmp_path / 'paper.yaml'}"]
+        assert cli.main(["ablate", *words, "--seeds", "0", "1"]) == 1
+        written = (tmp_path / "kernels" / "table.md").read_text()
+        assert "| fused | 50.00 | 1 | 12.5 |" in written
+        assert "- fused, seed 1: step 3: the loss is nan" in written
+        assert written == capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--config=shapes_mask_rcnn"], "shapes_mask_rcnn is of task 'instances'; ablations are of 'semantic'"),
+            (["--config=shapes_tiny", "--task=instances"], "is of task 'instances'"),
+            (["--config=shapes_tiny", "--data.batch_size=0"], "data.batch_size must be 1 or more, got 0"),
+            (["--config=shapes_tiny", "--model.network.backbone.weights=no/such.pth"], "no file 'no/such.pth'"),
+        ],
+    )
+    def test_what_is_refused_before_anything_runs(self, tmp_path, capsys, words, message):
+        assert cli.main(["ablate", "--set=kernels", f"--out={tmp_path / 'out'}", *words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("zigzag ablate: error: ")
+        assert message in error
+        assert not (tmp_path / "out").exists()
 
     def test_a_paper_file_that_names_no_variant(self, tmp_path, capsys):
         (tmp_path / "paper.yaml").write_text("nothing: 1\n")
