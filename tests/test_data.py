@@ -19,7 +19,7 @@ from zigzag.data.classes import CAMVID, CONTEXT, VOC, voc_colour, voc_palette
 from zigzag.data.module import SegmentationData, TrainingImages, WholeImages
 from zigzag.data.order import Shard, StepBatches
 from zigzag.data.sets import DATASETS, classes_of, open_source
-from zigzag.data.source import check
+from zigzag.data.source import check, image_size, read_image, read_mask
 from zigzag.data.transforms import Augmentation
 
 
@@ -35,6 +35,23 @@ class TestLayouts:
             check(source, split)
             assert (len(source), found(source), source.name(1)) == (2, labels, "b")
             assert source.image(0).size == SIZE
+
+    def test_vocs_test_part_has_no_masks(self, tmp_path):
+        root = voc_set(tmp_path, names=("a",))
+        write_image(root / "JPEGImages" / "x.jpg")
+        (root / "ImageSets" / "Segmentation" / "test.txt").write_text("x\n")
+        source = open_source("voc", str(root), "test")
+        check(source, "test")
+        assert (source.has_truth, found(source), source.labels(0).shape) == (False, {255}, SIZE[::-1])
+        data = SegmentationData("voc", str(root), val="test", test="test")
+        data.setup("test")
+        with pytest.raises(DataError, match=r"data.val: 'test' of 'voc' has no masks"):
+            data.setup("validate")
+        (root / "ImageSets" / "Segmentation" / "val.txt").write_text("x\n")
+        (root / "ImageSets" / "Segmentation" / "test.txt").write_text("a\nx\n")
+        for split in ("val", "test"):  # some of test's masks are there: the others are missing
+            with pytest.raises(DataError, match=r"SegmentationClass/x.png: there is no such file"):
+                check(open_source("voc", str(root), split), split)
 
     @pytest.mark.parametrize(("dataset", "labels"), [("context60", {0, 1, 59}), ("context59", {255, 0, 58})])
     def test_context_with_and_without_background(self, tmp_path, dataset, labels):
@@ -115,6 +132,13 @@ class TestChecks:
         with pytest.raises(DataError, match=f"{file}: {message}"):
             data.setup("fit")
 
+    @pytest.mark.parametrize("read", [read_image, image_size, read_mask])
+    def test_more_pixels_than_pil_takes(self, tmp_path, monkeypatch, read):
+        write_mask(tmp_path / "a.png", (0,))
+        monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+        with pytest.raises(DataError, match=r"a.png: cannot be read as .* exceeds limit of 200 pixels"):
+            read(tmp_path / "a.png")
+
     def test_many_bad_files_are_counted(self, tmp_path):
         root = folder_set(tmp_path, count=9, values=(77,))
         with pytest.raises(DataError, match="9 of the files cannot be used") as caught:
@@ -129,6 +153,7 @@ class TestChecks:
             (("voc", ".", "nothing"), "there is no such list"),
             (("coco", ".", "nothing"), "there is no such file"),
             (("folder", ".", "train"), "class_names"),
+            (("shapes", None, "foo"), "must be one of train, val, test, got 'foo'"),
         ],
     )
     def test_what_is_not_there(self, words, message):
@@ -230,7 +255,7 @@ class TestOrder:
             assert sorted(batch) == sorted(itertools.chain(*(share[step] for share in shares)))
 
     def test_a_batch_that_cannot_be_shared(self):
-        with pytest.raises(ValueError, match="multiple of the 2 processes, got 3"):
+        with pytest.raises(DataError, match="multiple of the 2 processes, got 3"):
             steps(7, 3, 0, 5, seed=0, world=2)
 
     @pytest.mark.parametrize(("length", "world"), [(5, 2), (4, 2), (1, 3)])

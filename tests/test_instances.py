@@ -133,7 +133,7 @@ class TestCoco:
             assert [own["id"] for own in source.truth().dataset["annotations"]] == [5]
         with pytest.raises(DataError, match=r"instances_val.json: data.only: there is no image 9"):
             open_instances("coco", str(root), "val", NAMES, (2, 9), empty=True)
-        with pytest.raises(ValueError, match=r"data.only is for COCO's format, got \[2\]"):
+        with pytest.raises(DataError, match=r"data.only is for COCO's format, got \[2\]"):
             open_instances("shapes", None, "val", only=(2,), empty=True)
 
     def test_images_that_are_not_there_or_of_another_size(self, tmp_path):
@@ -207,6 +207,49 @@ def perfect(source):
     return found
 
 
+def rectangle(x, y, w, h):
+    """A mask of 200 x 200 pixels."""
+    mask = np.zeros((200, 200), np.uint8, order="F")
+    mask[y : y + h, x : x + w] = 1
+    encoded = masks.encode(mask)
+    return {"size": [200, 200], "counts": encoded["counts"].decode()}
+
+
+def by_hand(folder):
+    """A truth's file with a small, a medium and a large instance, and results of both kinds."""
+    truth = [(0, 0, 20, 20), (40, 0, 50, 50), (0, 60, 100, 100)]
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 200, "height": 200}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [square(place + 1, box=box) for place, box in enumerate(truth)],
+    }
+    (folder / "truth.json").write_text(json.dumps(content))
+    found = [((0, 60, 100, 100), 0.9), ((120, 60, 40, 40), 0.8), ((40, 0, 36, 50), 0.7)]
+    common = {"image_id": 1, "category_id": 3}
+    results = {
+        "bbox": [{**common, "score": score, "bbox": list(box)} for box, score in found],
+        "segm": [{**common, "score": score, "segmentation": rectangle(*box)} for box, score in found],
+    }
+    return folder / "truth.json", results
+
+
+def as_list(_place, own):
+    """The run lengths that pycocotools has a text for."""
+    if "segmentation" not in own:
+        return {}
+    return {"segmentation": {"size": [200, 200], "counts": run_lengths(own["segmentation"]["counts"])}}
+
+
+OTHERS = {
+    "none": lambda _place, _own: {},
+    "counts as a list": as_list,
+    "a small box": lambda _place, own: {"bbox": own.get("bbox", [0, 0, 9, 9])},
+    "some have a box": lambda place, own: {"bbox": own.get("bbox", [0, 0, 9, 9])} if place == 0 else {},
+    "a caption": lambda _place, _own: {"caption": "a cat"},
+}
+"""What entries of a file of results may hold besides their own kind's."""
+
+
 class TestScores:
     @pytest.mark.parametrize("kind", coco_scores.KINDS)
     def test_the_truth_itself_is_perfect_and_nothing_is_nothing(self, kind):
@@ -221,8 +264,26 @@ class TestScores:
         assert " 100.00" in scores.table()
         assert "-" in none.table()  # no shape is large
 
-    def test_pycocotools_own_summary(self):
-        """Its printed AP, and the mean over classes, from results of which half are wrong."""
+    @pytest.mark.parametrize("others", OTHERS)
+    @pytest.mark.parametrize("kind", coco_scores.KINDS)
+    def test_a_case_worked_out_by_hand(self, tmp_path, kind, others):
+        """Keys of other kinds change nothing.
+
+        By score: the large one exactly; nothing; the medium one at IoU 0.72. The small one is not found. At thresholds
+        up to 0.70 the precision is 1 at recalls to 1/3 and 2/3 at those to 2/3: of the recalls 0, 0.01 .. 1 these are
+        34 and 33, (34 + 33 * 2/3) / 101 = 56/101. Above 0.70 it is 34/101. Of the medium size alone it is
+        1/2, then 0.
+        """
+        annotations, results = by_hand(tmp_path)
+        found = [{**own, **OTHERS[others](place, own)} for place, own in enumerate(results[kind])]
+        (tmp_path / "results.json").write_text(json.dumps(found))
+        scores = evaluate_files(annotations, tmp_path / "results.json", kind)
+        expected = {"ap": 45 / 101, "ap50": 56 / 101, "ap75": 34 / 101}
+        assert scores.summary == pytest.approx({**expected, "ap_small": 0, "ap_medium": 1 / 4, "ap_large": 1})
+        assert scores.by_class == pytest.approx({"cat": 45 / 101})
+
+    def test_the_mean_over_classes(self):
+        """From results of which half are wrong."""
         source = open_instances("shapes", None, "val", empty=True)
         results = perfect(source)["bbox"]
         for place, own in enumerate(results):
@@ -299,6 +360,13 @@ class TestScores:
         words = ["--annotations", str(annotations), "--results", str(tmp_path / "results.json"), "--kind=segm"]
         assert cli.main(["evaluate", *words]) == 2
         assert message in capsys.readouterr().err
+
+    def test_boxes_that_are_none_are_refused(self, tmp_path):
+        annotations, results = by_hand(tmp_path)
+        results["bbox"][1]["bbox"][2] = -40
+        (tmp_path / "results.json").write_text(json.dumps(results["bbox"]))
+        with pytest.raises(DataError, match=r"entry 1: bbox must be .*, got \[120, 60, -40, 40\]"):
+            evaluate_files(annotations, tmp_path / "results.json", "bbox")
 
 
 class TestPictures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,6 +206,17 @@ class TestWeights:
             "fc.bias",
         ):
             assert words in str(caught.value)
+
+    @pytest.mark.parametrize("library", ["timm", "transformers"])
+    def test_a_model_that_a_library_has_not(self, library, monkeypatch):
+        def refuse(name, **_options):
+            raise {"timm": RuntimeError, "transformers": OSError}[library](f"{name} is unknown\nand more")
+
+        fake = SimpleNamespace(create_model=refuse, AutoConfig=SimpleNamespace(from_pretrained=refuse))
+        monkeypatch.setattr("zigzag.models.backbones._library", lambda _: fake)
+        message = f"backbone.name: {library} cannot make '{library}:nothing': nothing is unknown$"
+        with pytest.raises(ValueError, match=message):
+            build_backbone(BackboneConfig(f"{library}:nothing", norm="batch"))
 
     def test_unknown_weights_of_torchvision(self):
         with pytest.raises(WeightsError, match="resnet18 has IMAGENET1K_V1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -188,6 +189,27 @@ class TestRecipe:
         recipe = Recipe(schedule="poly", power=0.9, warmup_steps=0)
         assert [recipe.factor(step, 10) for step in (0, 5, 10)] == pytest.approx([1, 0.5**0.9, 0])
 
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("learning_rate", 0.0),
+            ("learning_rate", float("nan")),
+            ("momentum", -1.0),
+            ("momentum", 1.0),
+            ("weight_decay", -0.1),
+            ("schedule", "cosine"),
+            ("milestones", (10, -1)),
+            ("gamma", 0.0),
+            ("power", -1.0),
+            ("warmup_steps", -1),
+            ("warmup_factor", 1.5),
+            ("new_multiplier", float("inf")),
+        ],
+    )
+    def test_what_is_refused(self, field, value):
+        with pytest.raises(ValueError, match=rf"recipe\.{field} must be .*, got {re.escape(repr(value))}"):
+            Recipe(**{field: value})
+
     def test_groups(self):
         old, new = nn.Conv2d(2, 2, 1), nn.Sequential(nn.Conv2d(2, 2, 1), nn.GroupNorm(1, 2))
         old.weight.requires_grad_(False)
@@ -361,7 +383,13 @@ class TestAblations:
 
     def test_table(self):
         text = table(
-            "schemes", {"FPN": [0.5, 0.6], "(d) zigzag": []}, {"(d) zigzag": "step 3: the loss is nan"}, {"FPN": 7}
+            "schemes",
+            {"FPN": [0.5, 0.6], "(d) zigzag": [], "(c) successive": []},
+            {"FPN": ["seed 2: step 9: the loss is inf"], "(d) zigzag": ["seed 0: step 3: the loss is nan"]},
+            {"FPN": 7},
         )
         assert "| FPN | 55.00 ± 7.07 | 2 | 7 |" in text
-        assert "| (d) zigzag | step 3: the loss is nan | 0 | - |" in text
+        assert "| (d) zigzag | failed | 0 | - |" in text
+        assert "| (c) successive | not run | 0 | - |" in text
+        failed = ["- FPN, seed 2: step 9: the loss is inf", "- (d) zigzag, seed 0: step 3: the loss is nan"]
+        assert text.splitlines()[-2:] == failed

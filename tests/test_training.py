@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import partial
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -18,12 +19,13 @@ pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[
 from PIL import Image
 from runs import fit as run_fit
 from runs import process, weights
-from segmentation_files import TINY, folder_set, write_image
+from segmentation_files import TINY, folder_set, voc_set, write_image
 
 from zigzag import cli
 from zigzag.data import shapes
 from zigzag.tasks import ablate, curves
 from zigzag.tasks.cli import CONFIGS
+from zigzag.tasks.guard import NonFiniteError
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +85,21 @@ class TestRun:
                 assert overlay.height > 50
             with Image.open(tmp_path / "predictions" / f"{name}_labels.png") as labels:
                 assert (labels.mode, labels.size) == ("P", (70, 50))
+
+    def test_a_submission_needs_no_masks(self, tmp_path, capsys):
+        root = voc_set(tmp_path / "data", names=("a",))
+        write_image(root / "JPEGImages" / "x.jpg")
+        (root / "ImageSets" / "Segmentation" / "test.txt").write_text("x\n")
+        data = ["--data.dataset=voc", f"--data.root={root}", "--data.val=train"]
+        assert fit(tmp_path / "run", *data, "--data.batch_size=1", steps=1, every=1) == 0
+        words = ["test", f"--ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}", "--data.test=test"]
+        assert cli.main(words) == 2
+        assert "data.test: 'test' has no masks" in capsys.readouterr().err
+        assert cli.main([*words, "--model.submission=true"]) == 0
+        assert "comp6_test_cls: a PNG for every image" in capsys.readouterr().out
+        with Image.open(tmp_path / "run/results/VOC2012/Segmentation/comp6_test_cls/x.png") as image:
+            assert (image.mode, image.size) == ("P", (40, 30))
+        assert not (tmp_path / "run" / "test").exists()
 
     def test_another_runs_weights_to_start_from(self, trained, tmp_path, capsys):
         start = f"--model.start={trained / 'checkpoints/last.ckpt'}"
@@ -153,6 +170,10 @@ def test_two_processes_give_the_gradients_of_one_with_the_joint_batch(tmp_path):
     assert first == second
 
 
+def no_network(*_given, **_options):
+    raise URLError("no network")
+
+
 class TestFailures:
     def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(self, tmp_path, capsys):
         assert fit(tmp_path, "--model.recipe.learning_rate=1e30", "--model.recipe.warmup_steps=0") == 1
@@ -185,9 +206,17 @@ class TestFailures:
             ("--model.network.backbone.name=vgg16", "backbone.name"),
             ("--model.inference.scales=[]", "inference.scales"),
             ("--data.dataset=imagenet", "data.dataset"),
+            ("--data.train=foo", "must be one of train, val, test, got 'foo'"),
+            ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
+            ("--trainer.max_steps=-1", "trainer.max_steps must say how many steps to train, got -1"),
+            ("--model.recipe.momentum=-1", "recipe.momentum must be from 0 to below 1, got -1"),
+            ("--model.network.backbone.weights=IMAGENET1K_V1", "IMAGENET1K_V1 of resnet18 cannot be fetched"),
+            ("--model.network.backbone.name=transformers:no/such", "transformers"),
         ],
     )
-    def test_fields_that_are_refused(self, tmp_path, capsys, word, message):
+    def test_fields_that_are_refused(self, tmp_path, capsys, monkeypatch, word, message):
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+        monkeypatch.setitem(sys.modules, "transformers", None)
         try:
             status = fit(tmp_path, word)
         except SystemExit as refused:  # by the parser
@@ -239,6 +268,38 @@ class TestAblate:
         assert cli.main(words) == 0
         assert cli.main([*words, "--model.recipe.learning_rate=1"]) == 2
         assert "is of another command line" in capsys.readouterr().err
+
+    def test_what_is_printed_is_written_with_the_seeds_that_failed(self, tmp_path, capsys, monkeypatch):
+        def miou(folder, _words):
+            if folder.name == "seed1":
+                raise NonFiniteError("step 3: the loss is nan")
+            return 0.5
+
+        monkeypatch.setattr(ablate, "_miou", miou)
+        monkeypatch.setattr(curves, "draw", lambda *_: None)
+        (tmp_path / "paper.yaml").write_text("fused: 12.5\n")
+        words = ["--set=kernels", "--config=shapes_tiny", f"--out={tmp_path}", f"--paper={tmp_path / 'paper.yaml'}"]
+        assert cli.main(["ablate", *words, "--seeds", "0", "1"]) == 1
+        written = (tmp_path / "kernels" / "table.md").read_text()
+        assert "| fused | 50.00 | 1 | 12.5 |" in written
+        assert "- fused, seed 1: step 3: the loss is nan" in written
+        assert written == capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["--config=shapes_mask_rcnn"], "shapes_mask_rcnn is of task 'instances'; ablations are of 'semantic'"),
+            (["--config=shapes_tiny", "--task=instances"], "is of task 'instances'"),
+            (["--config=shapes_tiny", "--data.batch_size=0"], "data.batch_size must be 1 or more, got 0"),
+            (["--config=shapes_tiny", "--model.network.backbone.weights=no/such.pth"], "no file 'no/such.pth'"),
+        ],
+    )
+    def test_what_is_refused_before_anything_runs(self, tmp_path, capsys, words, message):
+        assert cli.main(["ablate", "--set=kernels", f"--out={tmp_path / 'out'}", *words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("zigzag ablate: error: ")
+        assert message in error
+        assert not (tmp_path / "out").exists()
 
     def test_a_paper_file_that_names_no_variant(self, tmp_path, capsys):
         (tmp_path / "paper.yaml").write_text("nothing: 1\n")

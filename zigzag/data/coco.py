@@ -30,6 +30,8 @@ class CocoAsVoc:
         DataError: the annotations are missing or no annotations of COCO.
     """
 
+    has_truth = True
+
     def __init__(self, images: Path, annotations: Path, classes: Sequence[str], colours: Sequence[Colour]) -> None:
         self.classes, self.colours, self._folder = classes, colours, images
         self._coco = read_annotations(annotations)

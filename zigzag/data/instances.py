@@ -232,13 +232,14 @@ def open_instances(
         empty: keep images without an instance that counts, too.
 
     Raises:
-        DataError: there is no such folder or file, its annotations are broken, or there is no image of an id.
-        ValueError: an unknown data set, or ids of images of the generated one.
+        DataError: there is no such part, folder or file, its annotations are broken, there is no image of an id, or
+            ids are of the generated data set.
+        ValueError: an unknown data set.
     """
     names = instance_classes(dataset, classes)
     if dataset == "shapes":
         if only:
-            raise ValueError(f"data.only is for COCO's format, got {list(only)} with data.dataset 'shapes'")
+            raise DataError(f"data.only is for COCO's format, got {list(only)} with data.dataset 'shapes'")
         return ShapeInstances(split)
     folder = root_folder(dataset, root)
     return CocoInstances(folder / split, folder / "annotations" / f"instances_{split}.json", names, only, empty=empty)

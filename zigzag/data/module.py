@@ -142,7 +142,7 @@ class ImageData(pl.LightningDataModule):
         source = self.source("train")
         accumulated = trainer.accumulate_grad_batches
         if trainer.max_steps < 0:
-            raise ValueError(f"trainer.max_steps must say how many steps to train, got {trainer.max_steps}")
+            raise DataError(f"trainer.max_steps must say how many steps to train, got {trainer.max_steps}")
         batches = StepBatches(
             len(source),
             self.batch_size,
@@ -220,8 +220,11 @@ class SegmentationData(ImageData):
         self.augmentation = augmentation
 
     def open_part(self, part: str) -> Source:
-        """As `ImageData.open_part`."""
-        return open_source(self.dataset, self.root, self.splits[part], self.class_names)
+        """As `ImageData.open_part`; only a test can do without labels."""
+        source = open_source(self.dataset, self.root, self.splits[part], self.class_names)
+        if part != "test" and not source.has_truth:
+            raise DataError(f"data.{part}: {self.splits[part]!r} of {self.dataset!r} has no masks")
+        return source
 
     def training_images(self, source: Source) -> TrainingImages:
         """Augmented crops."""

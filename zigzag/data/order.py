@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.utils.data import Sampler
 
+from zigzag.data.source import DataError
+
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (index, draw): draw n of a run is image n of an endless row of shuffled passes over the data.
@@ -21,7 +23,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         world: number of processes.
 
     Raises:
-        ValueError: the batch cannot be shared out evenly.
+        DataError: the batch cannot be shared out evenly.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         world: int = 1,
     ) -> None:
         if batch_size % world:
-            raise ValueError(f"data.batch_size must be a multiple of the {world} processes, got {batch_size}")
+            raise DataError(f"data.batch_size must be a multiple of the {world} processes, got {batch_size}")
         self.length, self.batch_size, self.first, self.last = length, batch_size, first, last
         self.seed, self.rank, self.world = seed, rank, world
 

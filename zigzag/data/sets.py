@@ -62,10 +62,14 @@ def classes_of(dataset: str, classes: Sequence[str] = ()) -> tuple[tuple[str, ..
 
 
 def _voc(root: Path, split: str) -> Source:
-    """VOC's layout; the augmented masks (Hariharan et al., 2011) where the list is "trainaug" or "train_aug"."""
+    """VOC's layout; the augmented masks (Hariharan et al., 2011) where the list is "trainaug" or "train_aug".
+
+    The truth of the part "test" is kept back: without any mask of it, there is none.
+    """
     masks = root / ("SegmentationClassAug" if split.replace("_", "") == "trainaug" else "SegmentationClass")
     names = _names(root / "ImageSets" / "Segmentation" / f"{split}.txt")
-    pairs = [Pair(root / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png") for name in names]
+    kept_back = split == "test" and not any((masks / f"{name}.png").is_file() for name in names)
+    pairs = [Pair(root / "JPEGImages" / f"{name}.jpg", None if kept_back else masks / f"{name}.png") for name in names]
     return MaskFiles(pairs, *classes_of("voc"))
 
 

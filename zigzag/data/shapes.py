@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from zigzag.data.classes import SHAPES, voc_colour
-from zigzag.data.source import Labels
+from zigzag.data.source import DataError, Labels
 
 SIZE = 96
 COUNTS = {"train": 512, "val": 48, "test": 48}
@@ -28,12 +28,14 @@ class Shapes:
         split: "train", "val" or "test".
 
     Raises:
-        ValueError: another split.
+        DataError: another split.
     """
+
+    has_truth = True
 
     def __init__(self, split: str) -> None:
         if split not in COUNTS:
-            raise ValueError(f"the split of shapes must be one of {', '.join(COUNTS)}, got {split!r}")
+            raise DataError(f"a part of the data set shapes must be one of {', '.join(COUNTS)}, got {split!r}")
         self.classes = SHAPES
         self.colours = [voc_colour(label) for label in range(len(SHAPES))]
         self._split, self._seed = split, _SEEDS[split]

@@ -14,12 +14,15 @@ from zigzag.data.classes import VOID, Colour
 
 Labels = npt.NDArray[np.uint8]
 
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What PIL raises for a file that is no image, is broken, or has more pixels than PIL's limit."""
+
 SHOWN = 5
 """Problems that an error lists; it says how many there are."""
 
 
 class DataError(ValueError):
-    """Files that cannot be used; the message names them."""
+    """Files, or fields that choose them, that cannot be used; the message names them."""
 
 
 class Source(Protocol):
@@ -36,6 +39,10 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
+    @property
+    def has_truth(self) -> bool:
+        """Whether it has labels to train on and to score against; without, all are `VOID`."""
+
     def name(self, index: int) -> str:
         """What an image is called, without folder or suffix."""
 
@@ -51,10 +58,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Pair:
-    """Files of one image and its mask."""
+    """Files of one image and its mask; no mask where the truth is kept back."""
 
     image: Path
-    mask: Path
+    mask: Path | None
 
 
 class MaskFiles:
@@ -80,6 +87,7 @@ class MaskFiles:
         self._label = np.full(256, -1, np.int16)  # -1: a value that must not occur
         self._label[offset : offset + len(classes)] = np.arange(len(classes))
         self._label[[*void, *range(offset)]] = VOID
+        self.has_truth = all(pair.mask is not None for pair in self.pairs)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -95,16 +103,22 @@ class MaskFiles:
 
     def labels(self, index: int) -> Labels:
         """As `Source.labels`."""
-        return self._label[read_mask(self.pairs[index].mask)].astype(np.uint8)
+        pair = self.pairs[index]
+        if pair.mask is None:
+            width, height = self.image(index).size
+            return np.full((height, width), VOID, np.uint8)
+        return self._label[read_mask(pair.mask)].astype(np.uint8)
 
     def problems(self, index: int) -> Iterable[str]:
         """As `Source.problems`: a missing or unreadable file, sizes that differ, a value that is no label."""
         pair = self.pairs[index]
-        missing = [path for path in (pair.image, pair.mask) if not path.is_file()]
+        missing = [path for path in (pair.image, pair.mask) if path is not None and not path.is_file()]
         if missing:
             return [f"{path}: there is no such file" for path in missing]
         try:
             width, height = image_size(pair.image)
+            if pair.mask is None:
+                return []
             values = read_mask(pair.mask)
         except DataError as error:
             return [str(error)]
@@ -140,7 +154,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
@@ -155,7 +169,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             return (height, width) if image.getexif().get(0x0112) in sideways else (width, height)
-    except (OSError, SyntaxError, ValueError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
@@ -183,7 +197,9 @@ def read_mask(path: Path) -> Labels:
             if image.mode not in ("L", "P"):
                 raise DataError(f"{path}: the mask has mode {image.mode}, expected indexed (P) or grey (L)")
             return np.asarray(image)
-    except (OSError, SyntaxError) as error:
+    except _UNREADABLE as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: cannot be read as a mask: {error}") from error
 
 

@@ -125,7 +125,7 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     Raises:
         WeightsError: the weights cannot be read, or do not fit.
         ModuleNotFoundError: its library is not installed.
-        ValueError: a field that the library's models do not have.
+        ValueError: a field that the library's models do not have, or a model that it has not.
     """
     library = config.name.rpartition(":")[0]
     if not library:
@@ -135,7 +135,11 @@ def build_backbone(config: BackboneConfig) -> Backbone:
             f"backbone {config.name!r} takes norm='batch', weights=None or 'pretrained', and neither stride_in_1x1 nor "
             f"freeze_at, got {config}"
         )
-    return TimmBackbone(config) if library == "timm" else TransformersBackbone(config)
+    try:
+        return TimmBackbone(config) if library == "timm" else TransformersBackbone(config)
+    except (OSError, RuntimeError, ValueError) as error:
+        summary = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"backbone.name: {library} cannot make {config.name!r}: {summary}") from error
 
 
 def _library(name: str) -> Any:

@@ -108,7 +108,7 @@ def load_backbone_weights(module: nn.Module, name: str, source: str) -> WeightRe
     """Fill a ResNet from a file, or from the weights of that name that torchvision has for ``name``.
 
     Raises:
-        WeightsError: the file cannot be read, or lacks a key, or one has another shape.
+        WeightsError: the file cannot be read or fetched, or lacks a key, or one has another shape.
     """
     if "." not in source and "/" not in source:
         try:
@@ -116,6 +116,8 @@ def load_backbone_weights(module: nn.Module, name: str, source: str) -> WeightRe
         except KeyError as error:
             known = ", ".join(weights.name for weights in models.get_model_weights(name))
             raise WeightsError(f"weights: {name} has {known}, or name a file; got {source!r}") from error
+        except (OSError, RuntimeError) as error:  # no network, or a download that is damaged
+            raise WeightsError(f"weights: {source} of {name} cannot be fetched: {error}; name a file") from error
     else:
         state = to_torchvision(read_weights(source))
     report = fill(module, state, source)
@@ -127,9 +129,15 @@ def load_backbone_weights(module: nn.Module, name: str, source: str) -> WeightRe
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> WeightReport:
     """Copy every tensor whose name and shape match into the module, and say what did not."""
     own = module.state_dict()
-    ours = [key for key in own if not key.endswith("num_batches_tracked")]
     fits = {key: state[key] for key in own if key in state and state[key].shape == own[key].shape}
     module.load_state_dict(fits, strict=False)
+    return compare(own, state, source)
+
+
+def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> WeightReport:
+    """What a module with the tensors ``own`` takes from ``state``, by name and shape."""
+    ours = [key for key in own if not key.endswith("num_batches_tracked")]
+    fits = {key for key in ours if key in state and state[key].shape == own[key].shape}
     mismatched = [
         f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
         for key in ours

@@ -19,6 +19,7 @@ from zigzag.tasks.guard import NonFiniteError
 
 Options = Mapping[str, Any]
 Results = dict[str, list[float]]
+Failures = dict[str, list[str]]
 
 SETS: dict[str, tuple[str, dict[str, Options]]] = {
     "parts": (
@@ -77,8 +78,8 @@ def main(words: Sequence[str]) -> int:
     options, overrides = _parser().parse_known_args(list(words[1:]))
     try:
         paper = reference_values(options.paper)
-        results, failures = run(options.set, options.config, options.seeds, options.out, overrides)
-    except DataError as error:
+        results, failures = run(options.set, options.config, options.seeds, options.out, overrides, paper)
+    except cli.BAD_INPUT as error:
         print(f"zigzag ablate: error: {error}", file=sys.stderr)
         return 2
     print(table(options.set, results, failures, paper))
@@ -86,8 +87,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def run(
-    chosen: str, config: str, seeds: Sequence[int], out: Path, overrides: Sequence[str]
-) -> tuple[Results, dict[str, str]]:
+    chosen: str,
+    config: str,
+    seeds: Sequence[int],
+    out: Path,
+    overrides: Sequence[str],
+    paper: Mapping[str, float],
+) -> tuple[Results, Failures]:
     """Train and validate every variant with every seed; those that are done already are not run again.
 
     Args:
@@ -96,16 +102,21 @@ def run(
         seeds: one run each.
         out: folder; each run has its own in it, beside table.md and curves.png.
         overrides: further words of the command line, for all runs alike.
+        paper: figures for the table, by variant.
 
     Returns:
-        The mIoU of every seed, and what went wrong, by variant.
+        The mIoU of every seed, and of every seed that failed what went wrong, by variant.
 
     Raises:
-        DataError: there is no such configuration, or its data cannot be used.
+        DataError: there is no such configuration, it is of another task, or its data cannot be used.
+        WeightsError, MisconfigurationException: as `cli.run`.
     """
+    task = cli.task_of(cli.prepared(["fit", "--config", config, *overrides]))
+    if task != "semantic":
+        raise DataError(f"--config: {config} is of task {task!r}; ablations are of 'semantic', by its mIoU")
     variants = SETS[chosen][1]
     results: Results = {name: [] for name in variants}
-    failures: dict[str, str] = {}
+    failures: Failures = {}
     runs: dict[str, list[Path]] = {name: [] for name in variants}
     for seed in seeds:
         for name, options in variants.items():
@@ -114,11 +125,9 @@ def run(
             try:
                 results[name].append(_miou(folder, words))
                 runs[name].append(folder)
-            except (NonFiniteError, ValueError) as error:
-                if isinstance(error, DataError):
-                    raise
-                failures[name] = str(error)
-            _write(out / chosen, chosen, results, failures, runs)
+            except NonFiniteError as error:
+                failures.setdefault(name, []).append(f"seed {seed}: {error}")
+            _write(out / chosen, table(chosen, results, failures, paper), runs, SETS[chosen][0])
     return results, failures
 
 
@@ -148,16 +157,20 @@ def _miou(folder: Path, words: Sequence[str]) -> float:
     return float(content["miou"])
 
 
-def table(chosen: str, results: Results, failures: Mapping[str, str], paper: Mapping[str, float]) -> str:
-    """Rows of variants: mean and spread of the mIoU over the seeds, in percent, beside the paper's figure."""
+def table(chosen: str, results: Results, failures: Failures, paper: Mapping[str, float]) -> str:
+    """Rows of variants: mean and spread of the mIoU over the seeds, in percent, beside the paper's figure.
+
+    The seeds that failed are listed below.
+    """
     lines = [f"{SETS[chosen][0]}", "", "| variant | mIoU | seeds | paper |", "|---|---|---|---|"]
     for name, values in results.items():
-        ours = failures.get(name, "not run")
+        ours = "failed" if name in failures else "not run"
         if values:
             spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
             ours = f"{100 * statistics.mean(values):.2f}{spread}"
         lines.append(f"| {name} | {ours} | {len(values)} | {paper.get(name, '-')} |")
-    return "\n".join(lines)
+    failed = [f"- {name}, {text}" for name, own in failures.items() for text in own]
+    return "\n".join([*lines, *(["", "Failed:", "", *failed] if failed else [])])
 
 
 def reference_values(path: Path | None) -> dict[str, float]:
@@ -183,12 +196,10 @@ def slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-") or "none"
 
 
-def _write(
-    folder: Path, chosen: str, results: Results, failures: Mapping[str, str], runs: Mapping[str, Sequence[Path]]
-) -> None:
+def _write(folder: Path, rows: str, runs: Mapping[str, Sequence[Path]], title: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "table.md", table(chosen, results, failures, {}) + "\n")
-    curves.draw({name: own for name, own in runs.items() if own}, folder / "curves.png", SETS[chosen][0])
+    write_text(folder / "table.md", rows + "\n")
+    curves.draw({name: own for name, own in runs.items() if own}, folder / "curves.png", title)
 
 
 def _parser() -> argparse.ArgumentParser:

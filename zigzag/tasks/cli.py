@@ -20,10 +20,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from zigzag.data import DataError, InstanceData, SegmentationData
 from zigzag.models import WeightsError
+from zigzag.tasks.checkpoints import Checkpoint, read_checkpoint, without_weights
 from zigzag.tasks.guard import FiniteGuard, NonFiniteError
 from zigzag.tasks.instances import InstanceSegmentation
 from zigzag.tasks.semantic import SemanticSegmentation
 
+BAD_INPUT = (DataError, WeightsError, MisconfigurationException)
 COMMANDS = ("fit", "validate", "test", "predict")
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -78,6 +80,7 @@ class ZigZagCLI(LightningCLI):
 
     def __init__(self, task: str, **options: Any) -> None:
         self.name, self.task = task, TASKS[task]
+        self.checkpoint: Checkpoint | None = None
         super().__init__(self.task.model, self.task.data, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -108,18 +111,38 @@ class ZigZagCLI(LightningCLI):
                 compute_fn=lambda dataset, names, place=place: self.task.data.classes_of(dataset, names)[place],
             )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words, and read the checkpoint that they name.
+
+        Raises:
+            DataError: the command needs one.
+            WeightsError: it is none.
+        """
+        super().parse_arguments(parser, args)
+        command = self.config.subcommand
+        path = self.config[command].ckpt_path
+        if path is not None:
+            self.checkpoint = read_checkpoint(Path(path), resumes=command == "fit")
+            parser.add_instantiator(without_weights, self.task.model)
+        elif command != "fit":
+            other = "model.start and backbone.weights are where training begins"
+            raise DataError(f"--ckpt_path must name the checkpoint to {command}, got none; {other}")
+
     def instantiate_classes(self) -> None:
         """Make model, data and trainer.
 
         Raises:
             MisconfigurationException: a field has a value that is not allowed; the message names it.
+            WeightsError: the checkpoint does not fit the model.
         """
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError) as error:
-            if isinstance(error, DataError | WeightsError):
+        except (TypeError, ValueError, ModuleNotFoundError) as error:
+            if isinstance(error, BAD_INPUT):
                 raise
             raise MisconfigurationException(str(error)) from error
+        if self.checkpoint is not None:
+            self.checkpoint.check(self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer: logs go to its folder, weights are averaged where ``--ema`` says so."""
@@ -141,7 +164,7 @@ def main(words: Sequence[str]) -> int:
     except NonFiniteError as error:
         print(f"zigzag {command}: stopped: {error}", file=sys.stderr)
         return 1
-    except (DataError, WeightsError, MisconfigurationException) as error:
+    except BAD_INPUT as error:
         print(f"zigzag {command}: error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -79,7 +79,9 @@ def evaluate(truth: Any, results: Sequence[Result], kind: Kind) -> CocoScores:
     """The scores of results of a kind against a pycocotools.coco.COCO, over all of its images."""
     with contextlib.redirect_stdout(io.StringIO()):
         found = (
-            truth.loadRes([dict(own) for own in results]) if results else indexed({**truth.dataset, "annotations": []})
+            truth.loadRes([_of_kind(own, kind) for own in results])
+            if results
+            else indexed({**truth.dataset, "annotations": []})
         )
         measured = COCOeval(truth, found, kind)
         measured.evaluate()
@@ -90,6 +92,17 @@ def evaluate(truth: Any, results: Sequence[Result], kind: Kind) -> CocoScores:
     by_class = {name: _mean(precision[:, :, place]) for place, name in enumerate(names)}
     values = [float(value) if value > -1 else float("nan") for value in measured.stats[: len(NAMES)]]
     return CocoScores(kind, dict(zip(NAMES, values, strict=True)), by_class)
+
+
+def _of_kind(entry: Result, kind: Kind) -> Result:
+    """An entry with the keys of its kind alone, as loadRes takes another kind or another area by any others."""
+    own = {key: entry[key] for key in ("image_id", "category_id", "score")}
+    if kind == "bbox":
+        return {**own, "bbox": entry["bbox"]}
+    encoded = entry["segmentation"]
+    if isinstance(encoded["counts"], list):
+        encoded = masks.frPyObjects(encoded, *encoded["size"])
+    return {**own, "segmentation": encoded}
 
 
 def main(words: Sequence[str]) -> int:
@@ -148,8 +161,8 @@ def _problem(entry: Any, truth: Any, kind: Kind) -> str | None:
     if not are_numbers([entry.get("score")]):
         return f"score must be a number, got {entry.get('score')!r}"
     if kind == "bbox":
-        fits = are_numbers(entry.get("bbox"), 4)
-        return None if fits else f"bbox must be x, y, width, height, got {entry.get('bbox')!r}"
+        fits = are_numbers(entry.get("bbox"), 4) and min(entry["bbox"][2:]) >= 0
+        return None if fits else f"bbox must be x, y, width >= 0, height >= 0, got {entry.get('bbox')!r}"
     if not isinstance(entry.get("segmentation"), dict):
         return "segmentation must be a run-length encoding"
     image = truth.imgs[entry["image_id"]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 from torch import nn
@@ -38,10 +39,20 @@ class Recipe:
     new_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"recipe.learning_rate must be > 0, got {self.learning_rate}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"recipe.warmup_steps must be 0 or more, got {self.warmup_steps}")
+        for name, fits, expected in (
+            ("learning_rate", 0 < self.learning_rate < inf, "> 0"),
+            ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
+            ("weight_decay", 0 <= self.weight_decay < inf, "0 or more"),
+            ("schedule", self.schedule in ("step", "poly"), "'step' or 'poly'"),
+            ("milestones", all(step >= 0 for step in self.milestones), "steps, 0 or more each"),
+            ("gamma", 0 < self.gamma < inf, "> 0"),
+            ("power", 0 < self.power < inf, "> 0"),
+            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
+            ("warmup_factor", 0 <= self.warmup_factor <= 1, "from 0 to 1"),
+            ("new_multiplier", 0 < self.new_multiplier < inf, "> 0"),
+        ):
+            if not fits:
+                raise ValueError(f"recipe.{name} must be {expected}, got {getattr(self, name)!r}")
 
     def factor(self, step: int, steps: int) -> float:
         """What the learning rate is multiplied with at ``step`` of ``steps``."""

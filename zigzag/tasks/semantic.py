@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from zigzag.data.classes import VOID, Colour, voc_palette
+from zigzag.data.source import DataError
 from zigzag.files import write_text
 from zigzag.models import NetworkConfig, SemanticSegmenter, WeightReport, WeightsError
 from zigzag.models.weights import fill, read_weights
@@ -110,15 +111,29 @@ class SemanticSegmentation(pl.LightningModule):
         self.log("step", float(self.global_step))
         self._log_scores("val")
 
+    def on_test_start(self) -> None:
+        """Look whether there is anything to do.
+
+        Raises:
+            DataError: the images have no masks, and no submission is asked for.
+        """
+        if not self._has_truth and not self.submission:
+            part = f"data.test: {self._data.splits['test']!r} has no masks"
+            raise DataError(f"{part}, so that there are no scores; --model.submission=true writes the predictions")
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:  # noqa: ARG002
-        """Add an image to the scores and to the contact sheet."""
+        """Add an image to the scores and to the contact sheet, or to the submission."""
         predicted, name = _array(self._add(batch, self.inference)), batch["name"]
-        self.gallery.add(name, int(batch["index"]), _pixels(batch["image"]), _array(batch["labels"]), predicted)
+        if self._has_truth:
+            self.gallery.add(name, int(batch["index"]), _pixels(batch["image"]), _array(batch["labels"]), predicted)
         if self.submission:
-            self._write_submission(name, predicted)
+            self._submission.mkdir(parents=True, exist_ok=True)
+            _save_labels(predicted, self._submission / f"{name}.png")
 
     def on_test_epoch_end(self) -> None:
-        """Write scores, tables and the contact sheet to the run's folder, test/."""
+        """Write scores, tables and the contact sheet to the run's folder, test/; without masks there are none."""
+        if not self._has_truth:
+            return
         scores = self._log_scores("test")
         if self.trainer.is_global_zero:
             folder = self.folder / "test"
@@ -127,6 +142,11 @@ class SemanticSegmentation(pl.LightningModule):
             self.gallery.sheet(self.colours).save(folder / "contact_sheet.png")
             print(scores.table())
             print(f"written to {folder}: scores.json, classes.txt, confusion.csv, contact_sheet.png")
+
+    def on_test_end(self) -> None:
+        """Say where the submission is."""
+        if self.submission and self.trainer.is_global_zero:
+            print(f"written to {self._submission}: a PNG for every image")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:  # noqa: ARG002
         """Write an overlay with a legend, and the labels as a PNG with VOC's palette; return the overlay's path."""
@@ -143,6 +163,19 @@ class SemanticSegmentation(pl.LightningModule):
     def folder(self) -> Path:
         """Where the run writes."""
         return Path(self.trainer.default_root_dir)
+
+    @property
+    def _submission(self) -> Path:
+        """VOC's layout: results/VOC2012/Segmentation/comp6_PART_cls/NAME.png; comp6 is training on other data too."""
+        return self.folder / "results" / "VOC2012" / "Segmentation" / f"comp6_{self._data.splits['test']}_cls"
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def _has_truth(self) -> bool:
+        return bool(self._data.source("test").has_truth)
 
     def _add(self, batch: dict[str, Any], settings: Inference) -> Tensor:
         predicted = segment(self, batch["image"], len(self.classes), settings)
@@ -163,13 +196,6 @@ class SemanticSegmentation(pl.LightningModule):
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, pixels, self.global_step, dataformats="HWC")
-
-    def _write_submission(self, name: str, labels: Any) -> None:
-        """VOC's layout: results/VOC2012/Segmentation/comp6_PART_cls/NAME.png; comp6 is training on other data too."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        folder = self.folder / "results" / "VOC2012" / "Segmentation" / f"comp6_{data.splits['test']}_cls"
-        folder.mkdir(parents=True, exist_ok=True)
-        _save_labels(labels, folder / f"{name}.png")
 
 
 def joint_loss(scores: Tensor, labels: Tensor) -> Tensor:

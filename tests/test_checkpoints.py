@@ -1,0 +1,134 @@
+"""What the command line makes of --ckpt_path: none, files that are no checkpoint, and what a checkpoint replaces."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
+pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
+pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigzag[train]")
+pytest.importorskip("pycocotools", reason="pycocotools is not installed: zigzag[train]")
+pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[train]")
+
+import instance_files
+import segmentation_files
+from runs import fit
+from segmentation_files import write_image
+from torchvision import models
+
+from zigzag import cli
+from zigzag.data import shapes
+from zigzag.models import WeightsError
+from zigzag.tasks.checkpoints import read_checkpoint
+
+COUNTS = {"train": 3, "val": 1, "test": 1}
+TASKS = {"semantic": segmentation_files.TINY, "instances": instance_files.TINY}
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    monkeypatch.setattr(shapes, "COUNTS", COUNTS)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Checkpoints of both tasks whose weights to start from are gone."""
+    folder = tmp_path_factory.mktemp("runs")
+    backbone = ["--model.network.backbone.name=resnet18", f"--model.network.backbone.weights={folder / 'resnet18.pth'}"]
+    torch.save(models.resnet18(weights=None).state_dict(), folder / "resnet18.pth")
+    runs = {"semantic": backbone, "instances": backbone}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "COUNTS", COUNTS)
+        assert fit(TASKS["semantic"], folder / "start", *backbone, steps=1, every=1) == 0
+        runs["semantic"] = [*backbone, f"--model.start={folder / 'start' / 'checkpoints' / 'last.ckpt'}"]
+        for task, words in runs.items():
+            assert fit(TASKS[task], folder / task, *words, steps=1, every=1) == 0
+    (folder / "resnet18.pth").unlink()
+    shutil.rmtree(folder / "start")
+    return {task: folder / task / "checkpoints" / "last.ckpt" for task in TASKS}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_checkpoint_is_all_that_it_takes(trained, task, tmp_path):
+    """Test, predict and going on need neither the weights that training began with nor the run that it started from."""
+    words = ["--ckpt_path", str(trained[task]), f"--trainer.default_root_dir={tmp_path}"]
+    write_image(tmp_path / "one.png", 0, (70, 50))
+    assert cli.main(["test", *words]) == 0
+    assert (tmp_path / "test" / "scores.json").is_file()
+    assert cli.main(["predict", str(tmp_path / "one.png"), *words]) == 0
+    assert (tmp_path / "predictions" / "one.png").is_file()
+    assert cli.main(["fit", *words, "--trainer.max_steps=2"]) == 0
+    before, after = (path.read_text() for path in (trained[task].parents[1] / "config.yaml", tmp_path / "config.yaml"))
+    lines = [line for line in before.splitlines() if "weights: /" in line or "start: /" in line]
+    assert lines == [line for line in after.splitlines() if "weights: /" in line or "start: /" in line] != []
+
+
+@pytest.mark.parametrize("words", [["test"], ["validate"], ["predict", "one.png"]], ids=lambda words: words[0])
+def test_without_a_checkpoint_nothing_is_evaluated(words, capsys):
+    assert cli.main([*words, *TASKS["semantic"]]) == 2
+    assert f"--ckpt_path must name the checkpoint to {words[0]}, got none" in capsys.readouterr().err
+
+
+REFUSED = {
+    "cut off": "bytes, is cut off or of another kind",
+    "empty": "of 0 bytes, is cut off or of another kind",
+    "text": "of 5 bytes, is cut off or of another kind",
+    "tensor": "holds one Tensor; expected a checkpoint",
+    "weights": "holds no state_dict and no pytorch-lightning_version",
+    "other tensors": "holds more than tensors",
+    "code": "cannot be read: Weights only load failed",
+}
+
+
+def write_refused(kind, path, given):
+    """A file that is no checkpoint, from one that is."""
+    content = given.read_bytes()
+    plain = {"cut off": content[: len(content) // 2], "empty": b"", "text": b"words"}
+    saved = {
+        "tensor": lambda: torch.ones(2),
+        "weights": lambda: models.resnet18(weights=None).state_dict(),
+        "other tensors": lambda: {**torch.load(given, weights_only=True), "state_dict": {"a": 1}},
+        "code": lambda: {"state_dict": shutil.rmtree},
+    }
+    path.write_bytes(plain[kind]) if kind in plain else torch.save(saved[kind](), path)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_files_that_are_no_checkpoint(trained, tmp_path, kind):
+    path = tmp_path / "given.ckpt"
+    write_refused(kind, path, trained["semantic"])
+    with pytest.raises(WeightsError, match=f"--ckpt_path: .*{REFUSED[kind]}") as caught:
+        read_checkpoint(path, resumes=False)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_each_command_refuses_them(tmp_path, capsys, command):
+    (tmp_path / "given.ckpt").write_text("words")
+    words = [*TASKS["semantic"], f"--ckpt_path={tmp_path / 'given.ckpt'}"]
+    assert cli.main([command, *words, f"--trainer.default_root_dir={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err.startswith(f"zigzag {command}: error: --ckpt_path: '{tmp_path}/given.ckpt', of 5 ")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_checkpoint_of_another_network(trained, tmp_path, capsys, task):
+    words = ["--model.network.neck.channels=16", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    assert cli.main(["test", "--ckpt_path", str(trained[task]), *words]) == 2
+    error = capsys.readouterr().err
+    assert f"tensors of '{trained[task]}' are not those of the network that the fields describe" in error
+    assert "neck.lateral.0.weight is (8, 64, 1, 1), expected (16, 64, 1, 1)" in error
+    assert "more" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_goes_on_from_nothing_less_than_a_whole_checkpoint(trained, tmp_path):
+    content = torch.load(trained["semantic"], weights_only=True)
+    del content["optimizer_states"]
+    torch.save(content, tmp_path / "weights.ckpt")
+    read_checkpoint(tmp_path / "weights.ckpt", resumes=False)
+    with pytest.raises(WeightsError, match="holds no optimizer_states"):
+        read_checkpoint(tmp_path / "weights.ckpt", resumes=True)

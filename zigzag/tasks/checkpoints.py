@@ -1,0 +1,86 @@
+"""Checkpoints of runs: read, and held against the model, before Lightning takes them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import is_zipfile
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from zigzag.data.source import summary
+from zigzag.models import WeightsError
+from zigzag.models.weights import compare
+
+_KEYS = ("state_dict", "pytorch-lightning_version")
+_KEYS_TO_GO_ON = (*_KEYS, "optimizer_states", "lr_schedulers", "loops")
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint of a run.
+
+    Attributes:
+        path: its file.
+        state: the model's tensors by name, read when they are used.
+    """
+
+    path: Path
+    state: Mapping[str, Tensor]
+
+    def check(self, model: pl.LightningModule) -> None:
+        """Hold names and shapes against a model's.
+
+        Raises:
+            WeightsError: they differ; the first ones are named.
+        """
+        report = compare(model.state_dict(), self.state, str(self.path))
+        found = [
+            *report.mismatched,
+            *(f"{key} is missing in the checkpoint" for key in report.missing),
+            *(f"{key} is not in the network" for key in report.unexpected),
+        ]
+        if found:
+            count = f"{len(found)} tensors of {str(self.path)!r} are not those of the network that the fields describe"
+            raise WeightsError(summary(f"--ckpt_path: {count}", found))
+
+
+def read_checkpoint(path: Path, *, resumes: bool) -> Checkpoint:
+    """The checkpoint of a file.
+
+    Args:
+        path: the file.
+        resumes: training goes on from it, for which it must hold the optimiser's state, too.
+
+    Raises:
+        WeightsError: there is no such file, or it is no checkpoint; the message says what it is.
+    """
+    expected = "expected a checkpoint that `zigzag fit` wrote"
+    if not path.is_file():
+        raise WeightsError(f"--ckpt_path: there is no file {str(path)!r}")
+    if not is_zipfile(path):  # torch.save's files are; their directory is at the end
+        what = f"{str(path)!r}, of {path.stat().st_size} bytes, is cut off or of another kind"
+        raise WeightsError(f"--ckpt_path: {what}; {expected}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged file can raise anything
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"--ckpt_path: {str(path)!r} cannot be read: {why}; {expected}") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"--ckpt_path: {str(path)!r} holds one {type(content).__name__}; {expected}")
+    missing = [key for key in (_KEYS_TO_GO_ON if resumes else _KEYS) if key not in content]
+    if missing:
+        raise WeightsError(f"--ckpt_path: {str(path)!r} holds no {' and no '.join(missing)}; {expected}")
+    state = content["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"--ckpt_path: state_dict of {str(path)!r} holds more than tensors by name; {expected}")
+    return Checkpoint(path, state)
+
+
+def without_weights(model: type[pl.LightningModule], *positional: Any, network: Any, **fields: Any) -> Any:
+    """The model of these fields; weights to start training from are not read, as a checkpoint takes their place."""
+    if "start" in fields:
+        fields["start"] = None
+    backbone = replace(network.backbone, weights=None)
+    return model(*positional, network=replace(network, backbone=backbone), **fields)
