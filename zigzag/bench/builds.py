@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def build(revision: str) -> tuple[Path, str]:
     Raises:
         BenchError: this is no checkout, it has no such commit, or the build fails.
     """
-    commit = _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}", otherwise=_missing(revision))
+    commit = _commit(revision)
     folder = ROOT / "build" / "gate" / commit[:12]
     if (folder / LIBRARY).exists():
         return folder, commit
@@ -47,18 +48,31 @@ def build(revision: str) -> tuple[Path, str]:
     return folder, commit
 
 
-def _missing(revision: str) -> str:
-    return (
-        f"--against {revision!r} names no commit of the checkout {str(ROOT)!r}; the gate needs git and the history "
-        "(git fetch --unshallow)"
-    )
+def _commit(revision: str) -> str:
+    """The commit's full name. One that a shallow clone lacks is fetched, alone, from where the clone came from."""
+    name = ("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    found = _git(*name)
+    if not found and re.fullmatch("[0-9a-f]{40}", revision):
+        _git("fetch", "--quiet", "--no-tags", "--depth=1", "origin", revision)
+        found = _git(*name)
+    if not found:
+        raise BenchError(
+            f"the commit to compare with, {revision!r}, is neither in the checkout {str(ROOT)!r} nor could it be "
+            "fetched from its origin. The gate needs git and that commit: git fetch --unshallow, or name another, in "
+            "benchmarks/results/gate.json or by --against"
+        )
+    return found
 
 
-def _git(*words: str, otherwise: str) -> str:
+def _git(*words: str) -> str:
+    """What git prints; "" where it fails or is not installed. It asks for no password."""
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BenchError(otherwise) from error
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True, env=environment
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
     return done.stdout.strip()
 
 
