@@ -7,7 +7,10 @@ import torch
 
 pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
 
-from detector_cases import check_detections, detector_of, picture, pictures, train
+from detector_cases import CLASSES, check_detections, detector_of, picture, pictures, train
+
+from zigzag.models import BackboneConfig
+from zigzag.models.position_sensitive import CELLS
 
 KINDS = pytest.mark.parametrize("kind", ["deformable_rcnn", "fcis"])
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
@@ -44,14 +47,41 @@ def test_autocast_trains_and_boxes_keep_their_digits(kind):
     assert not torch.equal(boxes, boxes.bfloat16().float())
 
 
-@KINDS
-def test_images_without_objects_train(kind):
+@pytest.mark.parametrize("kind", ["mask_rcnn", "deformable_rcnn", "fcis"])
+def test_images_without_objects_train_the_background(kind):
+    """A step down the gradient makes every region more like the background, and every anchor less like an object."""
     model = detector_of(kind).train()
     image, target = picture(64, 64)
     losses = model([image], [target])
     assert bool(torch.stack(list(losses.values())).isfinite().all())
-    assert losses["loss_mask"] == losses["loss_box_reg"] == 0
+    assert losses["loss_mask"] == losses["loss_box_reg"] == losses["loss_rpn_box_reg"] == 0
     sum(losses.values()).backward()
+    if kind == "fcis":  # scores outside and inside for every class, then the box
+        by_class = model.roi_heads.scores.convolution.bias.grad.view(-1, CELLS**2)[:-4].view(CLASSES, -1).sum(1)
+    else:
+        by_class = model.roi_heads.box_predictor.cls_score.bias.grad
+    assert by_class[0] < 0
+    assert bool((by_class[1:] > 0).all())
+    assert bool((model.rpn.head.cls_logits.bias.grad > 0).all())
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "deformable_rcnn", "fcis"])
+def test_an_images_draws_are_functions_of_its_own_seed(kind, monkeypatch):
+    """In one process or in two: the losses of equally many anchors and regions are the mean of the images'."""
+    model = detector_of(kind, backbone=BackboneConfig("resnet18"), regions=4).double().train()
+    monkeypatch.setattr(model.rpn.fg_bg_sampler, "batch_size_per_image", 8)
+    found = [picture(64, 64, (8, 12, 40, 44, 1)), picture(64, 64, (20, 4, 60, 30, 2))]
+    images = [image.double() for image, _ in found]
+    targets = [
+        {**own, "boxes": own["boxes"].double(), "seed": seed} for seed, (_, own) in zip((5, 7), found, strict=True)
+    ]
+    before = torch.get_rng_state()
+    together, *alone = (model(images[some], targets[some]) for some in (slice(0, 2), slice(0, 1), slice(1, 2)))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name in ("loss_objectness", "loss_classifier"):
+        torch.testing.assert_close(together[name], (alone[0][name] + alone[1][name]) / 2)
+    other = model(images[:1], [{**targets[0], "seed": 6}])
+    assert other["loss_objectness"] != alone[0]["loss_objectness"]
 
 
 @KINDS

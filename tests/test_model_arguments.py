@@ -81,6 +81,19 @@ def test_a_detector_refuses(model, spoil, error, name, shown):
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_seeds_are_in_every_target_or_in_none(model):
+    images, targets = pictures()
+    targets[0]["seed"] = 3
+    with pytest.raises(
+        TypeError, match=r"targets\[1\]\['seed'\] must be an int in every target, or be in none, got None"
+    ):
+        model(images, targets)
+    for target in targets:
+        target["seed"] = 1.5
+    with pytest.raises(TypeError, match=r"targets\[0\]\['seed'\] must be an int .* got 1\.5"):
+        model(images, targets)
+
+
 @pytest.mark.parametrize("targets", [None, {}, torch.ones(3)], ids=["None", "dict", "tensor"])
 def test_targets_must_be_a_list(model, targets):
     with pytest.raises(ValueError, match=r"targets must be a list of a dict for each of 3 images in training, got \w+"):

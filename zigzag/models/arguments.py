@@ -1,13 +1,14 @@
 """Checks of what a network is called with; an error names the entry, its value and what was expected."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zigzag.ops.arguments import takes
 
-Target = dict[str, Tensor]
+Target = dict[str, Any]
 
 
 def check_images(images: Sequence[Tensor], weight: Tensor) -> None:
@@ -53,6 +54,9 @@ def check_targets(targets: Sequence[Target] | None, images: Sequence[Tensor], cl
         raise ValueError(f"targets must be a list of a dict for each of {len(images)} images in training, got {got}")
     for n, (image, target) in enumerate(zip(images, targets, strict=True)):
         _check_form(f"targets[{n}]", target, image)
+        seed = target.get("seed")
+        if ("seed" in target) != ("seed" in targets[0]) or not isinstance(seed, int | None):
+            raise TypeError(f"targets[{n}]['seed'] must be an int in every target, or be in none, got {seed!r}")
     wrong = [rows.any() for target in targets for _, _, rows, _ in _faults(target, classes)]
     if not torch.stack(wrong).any():
         return

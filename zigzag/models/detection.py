@@ -1,12 +1,14 @@
 """What the detectors share: torchvision's interface, region proposals and RoIAlign, each image as if it were alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -100,6 +102,8 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         proposals = _region_proposals(pyramid.out_channels, config)
         super().__init__(pyramid, proposals, roi_heads, Resizing(config.shorter, config.longer))
         self.classes = classes
+        for part in (self.rpn, self.roi_heads):
+            part.fg_bg_sampler = Sampler(part.fg_bg_sampler.batch_size_per_image, part.fg_bg_sampler.positive_fraction)
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Losses by name in training, detections in evaluation.
@@ -107,7 +111,9 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         Args:
             images: RGB (3, H, W) from 0 to 1, each of any size, in the dtype and on the device of the parameters.
             targets: for every image boxes (n, 4) in its dtype, x1, y1, x2, y2 in pixels, x1 < x2 and y1 < y2; labels
-                (n,) int64 from 1; masks (n, H, W) uint8 or bool, 0 or 1. n may be 0. Needed in training.
+                (n,) int64 from 1; masks (n, H, W) uint8 or bool, 0 or 1. n may be 0. Needed in training. They may also
+                hold a seed, an int, by which the anchors and regions of the image are drawn that are trained on: an
+                image's draws then depend on nothing else. Without seeds torch's global generator draws.
 
         Returns:
             In training a dict of scalars. In evaluation for every image a dict of boxes (n, 4) in its pixels, labels
@@ -119,7 +125,8 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         check_images(images, next(self.parameters()))
         if self.training:
             check_targets(targets, images, self.classes)
-            return self._run(images, targets)[1]
+            with self._seeded(cast(list[Target], targets)):
+                return self._run(images, targets)[1]
         found, _ = self._run(images, None)
         for image, own in zip(images, found, strict=True):
             own["masks"] = paste_masks_in_image(own["masks"], own["boxes"], tuple(image.shape[1:]))
@@ -138,6 +145,22 @@ class Detector(GeneralizedRCNN):  # type: ignore[misc]
         """Those that no ImageNet weights exist for: all but the backbone's."""
         old = set(self.backbone.backbone.parameters())
         return [parameter for parameter in self.parameters() if parameter not in old]
+
+    @contextmanager
+    def _seeded(self, targets: list[Target]) -> Iterator[None]:
+        if "seed" not in targets[0]:
+            yield
+            return
+        samplers = [part.fg_bg_sampler for part in (self.rpn, self.roi_heads)]
+        device = next(self.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for sampler in samplers:
+                sampler.seeds = [target["seed"] for target in targets]
+            try:
+                yield
+            finally:
+                for sampler in samplers:
+                    sampler.seeds = None
 
     def _run(self, images: list[Tensor], targets: list[Target] | None) -> tuple[list[Target], dict[str, Tensor]]:
         batch, targets = self.transform(images, targets)
@@ -171,6 +194,24 @@ class Resizing(GeneralizedRCNNTransform):  # type: ignore[misc]
             masks = F.interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
             target = {**target, "boxes": resize_boxes(target["boxes"], (height, width), size), "masks": masks}
         return image, target
+
+
+class Sampler(BalancedPositiveNegativeSampler):  # type: ignore[misc]
+    """torchvision's random choice of what trains; with ``seeds``, one for every image, each image's by its own."""
+
+    seeds: Sequence[int] | None = None
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """As torchvision's: for every image masks of what was chosen of the objects, and of the rest."""
+        if self.seeds is None:
+            return cast(tuple[list[Tensor], list[Tensor]], super().__call__(matched_idxs))
+        objects, others = [], []
+        for own, seed in zip(matched_idxs, self.seeds, strict=True):
+            torch.manual_seed(seed)
+            chosen = super().__call__([own])
+            objects += chosen[0]
+            others += chosen[1]
+        return objects, others
 
 
 class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]

@@ -70,8 +70,9 @@ class InstanceSegmentation(pl.LightningModule):
     def training_step(self, batch: list[Item], batch_idx: int) -> Tensor:  # noqa: ARG002
         """The sum of the losses of classes (softmax), boxes (smooth L1) and masks (pixel-wise), and of the proposals.
 
-        The anchors and regions that are trained on are drawn at random: by the seed of the batch's first image, so that
-        a run that was cut off goes on exactly.
+        The anchors and regions that are trained on are drawn at random, those of an image by its own seed: a run that
+        was cut off goes on exactly, and how images are spread over processes changes no draw. Whatever else a backbone
+        draws it draws by the seed of the batch's first image.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -87,7 +88,7 @@ class InstanceSegmentation(pl.LightningModule):
 
     def network_inputs(self, batch: list[Item]) -> tuple[list[Tensor], list[Item]]:
         """What the network is called with for a training batch: images and targets."""
-        targets = [{key: item[key] for key in ("boxes", "labels", "masks")} for item in batch]
+        targets = [{key: item[key] for key in ("boxes", "labels", "masks", "seed")} for item in batch]
         return [item["image"] for item in batch], targets
 
     # --- evaluation -------------------------------------------------------------------------------------------------
