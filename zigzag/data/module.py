@@ -192,7 +192,7 @@ class SegmentationData(ImageData):
         augmentation: what training images go through.
         workers: processes that load images; 0 for none.
         seed: of the order and of the augmentation.
-        check: look at every file before training starts: it exists, sizes fit, labels are in range.
+        check: look at every file before training starts: it exists, is whole, sizes fit, labels are in range.
         images: photographs for `predict`.
     """
 
