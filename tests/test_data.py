@@ -280,6 +280,13 @@ class TestOrder:
         assert sorted(index for shard in shards for index, counts in shard if counts) == list(range(length))
 
 
+@pytest.mark.parametrize("names", [("one.png", "a/one.png"), ("x.jpg", "x.png"), ("one.png", "one.png")])
+def test_photographs_whose_pictures_would_have_one_name(tmp_path, names):
+    paths = [str(tmp_path / name) for name in ("other.png", *names)]
+    with pytest.raises(DataError, match=f"predict: the pictures of {paths[1]} and {paths[2]} would have one name"):
+        SegmentationData(images=paths).setup("predict")
+
+
 def test_whole_images(tmp_path):
     item = WholeImages(open_source("folder", str(folder_set(tmp_path)), "val", ["x", "y", "z"]))[1, True]
     assert (item["image"].shape, item["image"].dtype, item["labels"].shape) == ((3, 30, 40), torch.uint8, (30, 40))

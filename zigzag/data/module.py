@@ -133,6 +133,12 @@ class ImageData(pl.LightningDataModule):
         if stage == "predict":
             if not self.images:
                 raise DataError("predict: name one or more photographs")
+            names: dict[str, Path] = {}
+            for path in self.images:
+                if path.stem in names:
+                    both = f"{names[path.stem]} and {path}"
+                    raise DataError(f"predict: the pictures of {both} would have one name, {path.stem}.png")
+                names[path.stem] = path
             for path in self.images:
                 image_size(path)
 
