@@ -139,6 +139,21 @@ class TestChecks:
         with pytest.raises(DataError, match=r"a.png: cannot be read as .* exceeds limit of 200 pixels"):
             read(tmp_path / "a.png")
 
+    @pytest.mark.parametrize(
+        ("dataset", "write", "split", "file"),
+        [
+            ("voc", voc_set, "train", "JPEGImages/a.jpg"),
+            ("coco", coco_set, "val2017", "val2017/000000000001.jpg"),
+        ],
+    )
+    def test_an_image_that_is_cut_off(self, tmp_path, dataset, write, split, file):
+        """Its header is whole, and says the right size."""
+        source = open_source(dataset, str(write(tmp_path)), split)
+        content = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(content[: len(content) // 2])
+        with pytest.raises(DataError, match=f"{file}: cannot be read as an image: .*truncated"):
+            check(source, split)
+
     def test_many_bad_files_are_counted(self, tmp_path):
         root = folder_set(tmp_path, count=9, values=(77,))
         with pytest.raises(DataError, match="9 of the files cannot be used") as caught:
@@ -263,6 +278,13 @@ class TestOrder:
         shards = [list(Shard(length, rank, world)) for rank in range(world)]
         assert len({len(shard) for shard in shards}) == 1
         assert sorted(index for shard in shards for index, counts in shard if counts) == list(range(length))
+
+
+@pytest.mark.parametrize("names", [("one.png", "a/one.png"), ("x.jpg", "x.png"), ("one.png", "one.png")])
+def test_photographs_whose_pictures_would_have_one_name(tmp_path, names):
+    paths = [str(tmp_path / name) for name in ("other.png", *names)]
+    with pytest.raises(DataError, match=f"predict: the pictures of {paths[1]} and {paths[2]} would have one name"):
+        SegmentationData(images=paths).setup("predict")
 
 
 def test_whole_images(tmp_path):

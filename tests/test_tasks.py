@@ -22,12 +22,13 @@ from PIL import Image
 
 from zigzag.data.transforms import normalised
 from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
+from zigzag.tasks import curves
 from zigzag.tasks.ablate import SETS, slug, table
 from zigzag.tasks.gallery import Gallery, confusion
 from zigzag.tasks.guard import FiniteGuard, NonFiniteError, first_bad_map, place_of
 from zigzag.tasks.inference import Inference, probabilities, segment, windows
 from zigzag.tasks.metrics import Scores
-from zigzag.tasks.pictures import Case, contact_sheet, overlay, with_legend
+from zigzag.tasks.pictures import Case, contact_sheet, overlay, save, with_legend
 from zigzag.tasks.recipe import Recipe
 from zigzag.tasks.semantic import joint_loss
 
@@ -370,6 +371,25 @@ class TestPictures:
         assert spread[:2] == ["case 0", "case 16"]
         assert len(spread) <= 4
         assert all(int(title.split()[1]) % 7 == 0 for title in worst)
+
+
+def cut_off(_picture, path, **_options):
+    """Writing a picture, on a disk that is full."""
+    path.write_bytes(b"half")
+    raise OSError("no space left on device")
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: zigzag[train]")
+    monkeypatch.setattr("PIL.Image.Image.save", cut_off)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", cut_off)
+    for write in (
+        lambda path: save(Image.new("RGB", (2, 2)), path),
+        lambda path: curves.draw({}, path, "title"),
+    ):
+        with pytest.raises(OSError, match="no space left"):
+            write(tmp_path / "picture.png")
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestAblations:

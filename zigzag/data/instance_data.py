@@ -74,7 +74,7 @@ class InstanceData(ImageData):
         train_on_empty: train on images without instances, too.
         workers: processes that load images; 0 for none.
         seed: of the order, of the augmentation, and of what a network draws at random.
-        check: look at every image before training starts: it exists and is as large as its annotations say.
+        check: look at every image before training starts: it exists, is whole and as large as its annotations say.
         images: photographs for `predict`.
     """
 

@@ -133,6 +133,12 @@ class ImageData(pl.LightningDataModule):
         if stage == "predict":
             if not self.images:
                 raise DataError("predict: name one or more photographs")
+            names: dict[str, Path] = {}
+            for path in self.images:
+                if path.stem in names:
+                    both = f"{names[path.stem]} and {path}"
+                    raise DataError(f"predict: the pictures of {both} would have one name, {path.stem}.png")
+                names[path.stem] = path
             for path in self.images:
                 image_size(path)
 
@@ -192,7 +198,7 @@ class SegmentationData(ImageData):
         augmentation: what training images go through.
         workers: processes that load images; 0 for none.
         seed: of the order and of the augmentation.
-        check: look at every file before training starts: it exists, sizes fit, labels are in range.
+        check: look at every file before training starts: it exists, is whole, sizes fit, labels are in range.
         images: photographs for `predict`.
     """
 

@@ -159,15 +159,16 @@ def read_image(path: Path) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image as `read_image` gives it, from its header alone.
+    """Width and height of an image as `read_image` gives it; its file is decoded to its end.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or is cut off.
     """
     sideways = (5, 6, 7, 8)  # values of EXIF's orientation
     try:
         with Image.open(path) as image:
             width, height = image.size
+            image.load()
             return (height, width) if image.getexif().get(0x0112) in sideways else (width, height)
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error

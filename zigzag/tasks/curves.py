@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from zigzag.files import whole
+
 Curve = list[tuple[int, float]]
 
 _COLOURS = ("#1f4e79", "#c0504d", "#5b8c3a", "#7f5aa2", "#d08b2c", "#3a9a9a", "#8c6d5b", "#666666")
@@ -40,7 +42,8 @@ def draw(runs: Mapping[str, Sequence[Path]], path: Path, title: str) -> None:
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=8, loc="lower right")
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     plt.close(figure)
 
 

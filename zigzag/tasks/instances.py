@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from zigzag.models import Detector, DetectorConfig, build_detector
 from zigzag.tasks.coco_scores import KINDS, CocoScores, Kind, Result, evaluate, pasted, results_of, write
 from zigzag.tasks.instance_pictures import Shown, drawn
-from zigzag.tasks.pictures import Pixels
+from zigzag.tasks.pictures import Pixels, save
 from zigzag.tasks.recipe import Recipe
 
 Item = dict[str, Any]
@@ -121,10 +121,8 @@ class InstanceSegmentation(pl.LightningModule):
 
     def predict_step(self, batch: Item, batch_idx: int) -> str:  # noqa: ARG002
         """Draw a photograph's instances; return the picture's path."""
-        folder = self.folder / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{Path(batch['path']).stem}.png"
-        self._drawn(batch["image"], self._detect(batch["image"])).save(path)
+        path = self.folder / "predictions" / f"{Path(batch['path']).stem}.png"
+        save(self._drawn(batch["image"], self._detect(batch["image"])), path)
         print(f"written to {path}")
         return str(path)
 

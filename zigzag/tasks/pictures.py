@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from zigzag.data.classes import VOID, Colour
+from zigzag.files import whole
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -15,6 +17,17 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 _EDGE = 8
 _ROW = 22
 _STRENGTH = 0.6
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a picture, whole or not at all, and make its folder where there is none.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as temporary:
+        picture.save(temporary)
 
 
 def painted(labels: Pixels, colours: Sequence[Colour]) -> Pixels:

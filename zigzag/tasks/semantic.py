@@ -23,7 +23,7 @@ from zigzag.models.weights import fill, read_weights
 from zigzag.tasks.gallery import Gallery
 from zigzag.tasks.inference import PAPER_SCALES, Inference, segment
 from zigzag.tasks.metrics import Scores
-from zigzag.tasks.pictures import overlay, with_legend
+from zigzag.tasks.pictures import overlay, save, with_legend
 from zigzag.tasks.recipe import Recipe
 
 
@@ -127,8 +127,7 @@ class SemanticSegmentation(pl.LightningModule):
         if self._has_truth:
             self.gallery.add(name, int(batch["index"]), _pixels(batch["image"]), _array(batch["labels"]), predicted)
         if self.submission:
-            self._submission.mkdir(parents=True, exist_ok=True)
-            _save_labels(predicted, self._submission / f"{name}.png")
+            save(_indexed(predicted), self._submission / f"{name}.png")
 
     def on_test_epoch_end(self) -> None:
         """Write scores, tables and the contact sheet to the run's folder, test/; without masks there are none."""
@@ -139,7 +138,7 @@ class SemanticSegmentation(pl.LightningModule):
             folder = self.folder / "test"
             scores.write(folder)
             write_text(folder / "classes.txt", scores.table() + "\n")
-            self.gallery.sheet(self.colours).save(folder / "contact_sheet.png")
+            save(self.gallery.sheet(self.colours), folder / "contact_sheet.png")
             print(scores.table())
             print(f"written to {folder}: scores.json, classes.txt, confusion.csv, contact_sheet.png")
 
@@ -151,11 +150,9 @@ class SemanticSegmentation(pl.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:  # noqa: ARG002
         """Write an overlay with a legend, and the labels as a PNG with VOC's palette; return the overlay's path."""
         labels = _array(segment(self, batch["image"], len(self.classes), self.inference))
-        folder = self.folder / "predictions"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{Path(batch['path']).stem}.png"
-        with_legend(_pixels(batch["image"]), labels, self.classes, self.colours).save(path)
-        _save_labels(labels, folder / f"{path.stem}_labels.png")
+        path = self.folder / "predictions" / f"{Path(batch['path']).stem}.png"
+        save(with_legend(_pixels(batch["image"]), labels, self.classes, self.colours), path)
+        save(_indexed(labels), path.with_stem(f"{path.stem}_labels"))
         print(f"written to {path}")
         return str(path)
 
@@ -232,7 +229,8 @@ def _array(labels: Tensor) -> Any:
     return labels.to("cpu", torch.uint8).numpy()
 
 
-def _save_labels(labels: Any, path: Path) -> None:
+def _indexed(labels: Any) -> Image.Image:
+    """Labels as an image with VOC's palette."""
     image = Image.fromarray(np.ascontiguousarray(labels))
     image.putpalette(voc_palette())
-    image.save(path)
+    return image
