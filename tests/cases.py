@@ -210,6 +210,7 @@ def codes_cases():
     for dtype in (torch.bfloat16, torch.float16):
         yield from (CodesCase(SMALL, weight_dtype=dtype, pool=pool, padded=True) for pool in ("sum", "mean"))
     yield CodesCase((1, 256, 15, 15), grids=(3,), pool="mean")
+    yield CodesCase((11, 5, 8, 7), grids=(7,), pool="mean")  # N*K*K is more than one part of a long sum
 
 
 # --- region_norm ------------------------------------------------------------------------------------------------------

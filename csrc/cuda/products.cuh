@@ -1,6 +1,6 @@
 // Products of region_codes: skinny matrices times large weights, each weight read once, in the memory order it has and
-// in its own type. Several products share a launch. A long sum is cut into parts of one length, whatever the number of
-// rows, so that an image's results do not depend on its batch-mates; whoever reads a result adds its parts up.
+// in its own type. Several products share a launch. A long sum may be cut into parts of one length, whatever the number
+// of rows, so that an image's results do not depend on its batch-mates; whoever reads such a result adds its parts up.
 #pragma once
 
 #include "device.cuh"
@@ -11,7 +11,7 @@ namespace cuda {
 constexpr int kProductThreads = 256;
 constexpr int kDepth = 32;    // terms of a sum between two barriers
 constexpr int kShort = 8;     // terms that are summed before they are added to the rest: float32 errs less
-constexpr int kPart = 512;    // terms of a part
+constexpr int kPart = 512;    // terms of a part, where a sum is cut
 constexpr int kColumns = 64;  // of a tile
 constexpr int kMostProducts = 3 * kMostGrids;
 
@@ -23,9 +23,10 @@ struct Product {
   O* out;
   int64_t rows, columns, depth;
   int64_t left_step, right_step;  // elements between neighbouring rows (or columns) of an operand
+  int64_t part;                   // terms of a part; 0: the sum is whole, since nobody adds parts up
   int64_t first_block;
 
-  int64_t parts() const { return depth > kPart ? ceil_div(depth, kPart) : 1; }
+  int64_t parts() const { return part > 0 ? ceil_div(depth, part) : 1; }
   int64_t values() const { return parts() * rows * columns; }
   int64_t blocks(int tile) const { return ceil_div(rows, tile) * ceil_div(columns, kColumns) * parts(); }
 };
@@ -70,9 +71,8 @@ __global__ void __launch_bounds__(kProductThreads, 2)
   const int64_t first_row = rest % row_tiles * kRows;
   rest /= row_tiles;
   const int64_t first_column = rest % column_tiles * kColumns, part = rest / column_tiles;
-  const bool cut = own.depth > kPart;
-  const int64_t first_k = cut ? part * kPart : 0;
-  const int64_t end_k = cut && first_k + kPart < own.depth ? first_k + kPart : own.depth;
+  const int64_t first_k = part * own.part;
+  const int64_t end_k = own.part > 0 && first_k + own.part < own.depth ? first_k + own.part : own.depth;
   const int row = threadIdx.x / 16 * per_thread, column = threadIdx.x % 16;
   A total[per_thread][4] = {};
   for (int64_t k = first_k; k < end_k; k += kDepth) {

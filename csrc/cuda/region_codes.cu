@@ -107,6 +107,7 @@ class Call {
             deep,
             deep,
             deep,
+            kPart,
             0};
   }
 
@@ -124,6 +125,7 @@ class Call {
             c,
             layer == distribute ? codes_.count * c : c,
             wide,
+            kPart,
             0};
   }
 
@@ -145,10 +147,16 @@ class Call {
       const Grid<T>& grid = codes_.grids[g];
       for (const Layer layer : {conv, aggregate, distribute}) {
         const Product<A, T, A> plain = plain_product(grid, g, layer);
-        gradients_.at[gradients_.count++] = {
-            plain.left,      grid.packed[layer], static_cast<T*>(args_.grads[g].weight[layer]),
-            args_.channels,  width(grid, layer), rows(grid, layer),
-            plain.left_step, width(grid, layer), 0};
+        gradients_.at[gradients_.count++] = {plain.left,
+                                             grid.packed[layer],
+                                             static_cast<T*>(args_.grads[g].weight[layer]),
+                                             args_.channels,
+                                             width(grid, layer),
+                                             rows(grid, layer),
+                                             plain.left_step,
+                                             width(grid, layer),
+                                             0,
+                                             0};
       }
     }
     return gradients_;
