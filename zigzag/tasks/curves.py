@@ -35,8 +35,9 @@ def draw(runs: Mapping[str, Sequence[Path]], path: Path, title: str) -> None:
             for axis, scalar in zip(axes, ("train/loss", "val/miou"), strict=True):
                 curve = read(folder, scalar)
                 values = _smooth([value for _, value in curve]) if scalar == "train/loss" else [v for _, v in curve]
-                label = name if place == 0 else None
-                axis.plot([step for step, _ in curve], values, color=colour, label=label, linewidth=1.3)
+                style = {"color": colour, "label": name if place == 0 else None, "linewidth": 1.3}
+                # A validation stands apart from the next: marked, so that one alone is seen.
+                axis.plot([step for step, _ in curve], values, marker="o" if scalar == "val/miou" else None, **style)
     for axis, label in zip(axes, ("training loss, smoothed", "validation mIoU"), strict=True):
         axis.set(xlabel="step", ylabel=label)
         axis.grid(alpha=0.3)
