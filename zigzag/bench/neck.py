@@ -125,7 +125,7 @@ def _neck_case(
         exact=exact,
         costs={"forward": steps(backward=False), "forward+backward": steps(backward=False) + steps(backward=True)},
         floors={"forward": floor.forward, "forward+backward": floor.training_step},
-        seconds={"forward": 2.0 if laterals else 14.0, "forward+backward": 16.0},
+        seconds={"forward": 2.0 if laterals else 10.0, "forward+backward": 14.0},
         checking=lambda direction: decided(work.parameters) if direction == "forward+backward" else nullcontext(),
     )
 

@@ -145,7 +145,7 @@ def time_sides(case: Case, direction: Direction, checks: dict[str, Check], setti
         first = checks[side].seconds if known else 0.0
         estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP, watch)
     seconds = case.seconds[direction] / (4 if settings.quick else 1)
-    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3 if settings.quick else 4)
+    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3)
     limit = 2 * schedule.seconds(estimates) if device == "cpu" else math.inf
     return interleave(sides, schedule, limit=limit, before=partial(evict, device), stopwatch=watch)
 

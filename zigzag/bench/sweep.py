@@ -16,7 +16,7 @@ from zigzag.bench.workload import Case, Workload
 SHARES = (0.25, 0.5)
 """Sizes of the sweep, as shares of the run's own size; that one is measured anyway."""
 GRIDS = ((3,), (3, 5, 7), (3, 5, 7, 9))
-CELLS = ((1,), (3,), (7,), (31,))
+CELLS = ((1,), (7,), (31,))
 
 _SECONDS = 0.3
 _NECK_SECONDS = 1.0
