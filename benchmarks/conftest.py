@@ -1,6 +1,6 @@
 """The cases of ``zigzag bench`` as pytest-benchmark tests.
 
-    pytest benchmarks [--suite full] [--size 473] [--threads 2] [-k "forward and not neck"]
+    pytest benchmarks [--suite full] [--size 473] [--threads 2] [--compile default] [-k "forward and not neck"]
     pytest benchmarks --benchmark-autosave, then pytest benchmarks --benchmark-compare
 
 Results are checked against float64 first: a wrong one fails instead of being timed.
@@ -17,7 +17,7 @@ from zigzag.bench import runner
 from zigzag.bench.devices import evict
 from zigzag.bench.prepare import Source
 from zigzag.bench.registry import select
-from zigzag.bench.settings import SUITES, Settings, available_threads
+from zigzag.bench.settings import COMPILE_MODES, SUITES, Settings, available_threads
 from zigzag.bench.workload import COMMUTED, COMPILED, EAGER, FLOOR, OURS, key
 
 SIDES = (OURS, EAGER, COMPILED, COMMUTED, FLOOR)
@@ -27,12 +27,15 @@ def pytest_addoption(parser):
     group = parser.getgroup("zigzag")
     group.addoption("--suite", choices=SUITES, default=Settings.suite, help="of the registry")
     group.addoption("--size", type=int, default=Settings.size, help="side of the photograph's crop, in pixels")
+    group.addoption(
+        "--compile", choices=COMPILE_MODES, help="mode of torch.compile for one more side, which takes minutes"
+    )
     group.addoption("--threads", type=int, default=available_threads(), help="for torch")
 
 
 def _settings(config):
     names = ("suite", "size", "threads")
-    return Settings(**{name: config.getoption(name) for name in names})
+    return Settings(compiled=config.getoption("compile"), **{name: config.getoption(name) for name in names})
 
 
 def pytest_generate_tests(metafunc):

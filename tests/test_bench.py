@@ -294,6 +294,7 @@ class TestCases:
     def test_the_whole_neck_has_its_laterals_in_the_floor(self, work):
         rows = measured(build("neck.whole", work), ["forward"])
         fused = measured(build("neck.fuse", work), ["forward"])
+        assert {side for side, _ in rows} == {OURS, EAGER, COMMUTED, FLOOR}
         assert all(row.status == "ok" for row in rows.values())
         assert rows[FLOOR, "forward"].flops > fused[FLOOR, "forward"].flops
 

@@ -79,6 +79,18 @@ class TestCompare:
         assert word in shown
         assert f"1 rows: {1 - status} differ by less than their spread, {status} are slower" in shown
 
+    @pytest.mark.parametrize(("beyond", "share"), [(0, "100.0%"), (1, "95.0%"), (3, "85.0%")])
+    def test_the_share_within_the_spread_stands_at_the_end(self, tmp_path, capsys, beyond, share):
+        keys = [f"case{i} forward" for i in range(20)]
+        rows.write(tmp_path / "a.json", [row(key) for key in [*keys, "case20 forward"]], MACHINE)
+        other = [row(key, over_floor=9.0 if i < beyond else 1.55) for i, key in enumerate(keys)]
+        few = [row("case20 forward", over_floor=9.0, runs=2)]
+        rows.write(tmp_path / "b.json", [*other, *few], MACHINE)
+        status = cli.main(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+        assert status == (1 if beyond else 0)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"{share} of the rows differ by less than the spread that they state."
+
     def test_another_device_compares_ratios_alone(self, tmp_path, capsys):
         found = [row(), row(backend="floor")]
         rows.write(tmp_path / "a.json", found, MACHINE)
@@ -91,6 +103,12 @@ class TestCompare:
     def test_nothing_in_common(self, tmp_path, capsys):
         for name, key in (("a", "one"), ("b", "other")):
             rows.write(tmp_path / f"{name}.json", [row(key)], MACHINE)
+        assert cli.main(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
+        assert "have no row in common" in capsys.readouterr().err
+
+    def test_no_ratio_in_common_with_another_device(self, tmp_path, capsys):
+        for name, isa in (("a", "avx512"), ("b", "avx2")):
+            rows.write(tmp_path / f"{name}.json", [row(backend="floor")], dataclasses.replace(MACHINE, isa=isa))
         assert cli.main(["bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 2
         assert "have no row in common" in capsys.readouterr().err
 

@@ -34,7 +34,7 @@ def tiny(benchmark_of, monkeypatch):
         pytest.importorskip(name)
     bench = benchmark_of("gpu_bench")
     from zigzag.backends import Backend, Backends
-    from zigzag.bench import ceilings, figures, neck, run, runner, timing, workload
+    from zigzag.bench import ceilings, figures, run, runner, timing, workload
     from zigzag.bench.settings import Settings
 
     for part in bench.PARTS.values():
@@ -55,7 +55,6 @@ def tiny(benchmark_of, monkeypatch):
     nothing = ceilings.Ceilings({1: 1e9}, {1: 1e9}, 1e9)
     for name, value in {
         (ceilings, "measure"): lambda *_, **__: nothing,
-        (neck, "EAGER_IS_QUICK_ON"): ("cpu",),
         (run.page, "write"): lambda *_: None,
         (runner, "evict"): lambda _: None,
         (runner, "graphed"): lambda call: call,

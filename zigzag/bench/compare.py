@@ -83,21 +83,33 @@ def run(first: str, second: str, folder: Path) -> int:
     """
     a, b = store.find(first, folder), store.find(second, folder)
     found = compare(a, b)
+    alike = _place(a.machine) == _place(b.machine)
+    if not alike:
+        found = [each for each in found if each.what == "ratio"]
     if not found:
         raise BenchError(f"{first!r} and {second!r} have no row in common")
     console = wide_console()
     for name, run_ in (("A", a), ("B", b)):
         console.print(Text(f"{name}: {_where(run_.machine)}", style="dim"))
-    if (a.machine.device, a.machine.isa, a.machine.threads) != (b.machine.device, b.machine.isa, b.machine.threads):
+    if not alike:
         console.print(Text("Not the same device: only ratios to the floor are compared.", style="yellow"))
-        found = [each for each in found if each.what == "ratio"]
     console.print(_table(found))
     counts = {outcome: sum(each.outcome == outcome for each in found) for outcome in ("noise", "slower", "faster")}
     console.print(
         f"{len(found)} rows: {counts['noise']} differ by less than their spread, {counts['slower']} are slower, "
         f"{counts['faster']} faster. {_unmatched(a, b)}; rows timed less than {FEWEST} times are not compared."
     )
+    console.print(f"{within(found):.1%} of the rows differ by less than the spread that they state.")
     return 1 if counts["slower"] else 0
+
+
+def within(found: Sequence[Comparison]) -> float:
+    """Share of the rows that differ by less than their spread: of two runs of one commit it should be 19 in 20."""
+    return sum(each.outcome == "noise" for each in found) / len(found)
+
+
+def _place(machine: Machine) -> tuple[str, str, int]:
+    return machine.device, machine.isa, machine.threads
 
 
 def _where(machine: Machine) -> str:

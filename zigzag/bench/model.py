@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from zigzag.models import SemanticSegmenter
 
 SIZE = 128
-"""Side of the crops, in pixels."""
+"""Side of the crops, in pixels, where ``--size`` is not less: in float64 and in eager, larger ones take minutes."""
 CLASSES = 21
 BACKBONE = "resnet50"
 

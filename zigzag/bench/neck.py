@@ -28,9 +28,6 @@ from zigzag.bench.workload import (
     noise_like,
 )
 
-EAGER_IS_QUICK_ON = ("cuda",)
-"""Types of devices on which the eager neck takes less than seconds."""
-
 MOST_DISAGREEMENT = 1e-9
 """Relative difference, in float64, up to which the two stock formulations count as the same function."""
 
@@ -59,10 +56,7 @@ def fuse(work: Workload) -> Case:
 
 
 def whole(work: Workload) -> Case:
-    """The whole neck: lateral convolutions and stages.
-
-    The laterals are the same in eager, so that where that takes seconds `fuse` alone measures it.
-    """
+    """The whole neck: lateral convolutions and stages."""
     config = work.config
 
     def literal(maps: Sequence[Tensor], parameters: Mapping[str, Tensor]) -> Sequence[Tensor]:
@@ -89,9 +83,8 @@ def _neck_case(
         return literal(maps, dict(zip(names, given, strict=True)))
 
     ours = Formulation(lambda maps, _: stages(module)(maps), maps, parameters, gradients)
-    formulations = {OURS: ours, COMMUTED: ours.under("reference")}
-    if not laterals or work.device.type in EAGER_IS_QUICK_ON:
-        formulations[EAGER] = Formulation(eager, maps, parameters, gradients)
+    literally = Formulation(eager, maps, parameters, gradients)
+    formulations = {OURS: ours, COMMUTED: ours.under("reference"), EAGER: literally}
 
     def exact(direction: Direction) -> Results:
         twin = copy.deepcopy(module).double()
@@ -121,7 +114,7 @@ def _neck_case(
         variant=work.variant,
         shape=", ".join("x".join(str(length) for length in m.shape) for m in maps),
         formulations=formulations,
-        stock={"output": EAGER if EAGER in formulations else COMMUTED},
+        stock={"output": EAGER},
         exact=exact,
         costs={"forward": steps(backward=False), "forward+backward": steps(backward=False) + steps(backward=True)},
         floors={"forward": floor.forward, "forward+backward": floor.training_step},

@@ -17,6 +17,7 @@ from zigzag.bench import session as sessions
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.console import Screen
 from zigzag.bench.figures import figures
+from zigzag.bench.files import whole
 from zigzag.bench.prepare import Source
 from zigzag.bench.registry import REGISTRY, Subject, grouped, select, shared
 from zigzag.bench.rows import Row
@@ -77,7 +78,8 @@ def measure(settings: Settings, screen: Screen) -> Outcome:
     settings.out.mkdir(parents=True, exist_ok=True)
     rows.write(settings.out / "rows.json", [*session.rows, *swept], about)
     if session.pictures:
-        pictures.side_by_side([image for _, image in session.pictures]).save(settings.out / "neck.png")
+        with whole(settings.out / "neck.png") as temporary:
+            pictures.side_by_side([image for _, image in session.pictures]).save(temporary)
     numbers = {id(row): number for number, row in enumerate([*session.rows, *swept])}
     left = Session(
         command=settings.command(),
