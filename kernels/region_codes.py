@@ -42,7 +42,7 @@ def encode(
         rows = number * GRIDS[g][4]
         if (task >= 0) & (task < tl.cdiv(rows, ROWS)):
             m = task * ROWS + tl.arange(0, ROWS)
-            area = areas(valid, m, height, width, GRIDS[g][4], GRIDS[g][0], ACC)
+            area = areas(valid, m, rows, height, width, GRIDS[g][4], GRIDS[g][0], ACC)
             wide = sums, entries * channels, GRIDS[g][2]
             end = GRIDS[g][3] * channels
             if MEAN:
@@ -70,7 +70,8 @@ def encode(
                     ACC,
                 )
             bias = tl.load(biases[g] + r, mask=r < channels, other=0.0).to(ACC)
-            to = narrow_offsets((regions, cells * channels, GRIDS[g][1]), m, r, channels, GRIDS[g][4])
+            own = regions, cells * channels, GRIDS[g][1]
+            to = narrow_offsets(own, m, r, channels, GRIDS[g][4])
             mask = (m < rows)[:, None] & (r < channels)[None, :]
             tl.store(regions + to, product + area[:, None] * bias[None, :], mask=mask)
         task -= tl.cdiv(rows, ROWS)
@@ -112,9 +113,10 @@ def project_chunks(
             if (task >= 0) & (task < value_blocks * column_blocks):
                 r = task // column_blocks * VALUES + tl.arange(0, VALUES)
                 k = task % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
+                own = narrow, len(GRIDS) * channels, g
                 outer(
-                    (narrow, len(GRIDS) * channels, g), table, grads[g], None, r, k, number, channels, 1, 1, 1, False,
-                    GRIDS[g][4], 1, LAST[g], DEPTH, ACC,
+                    own, table, grads[g], None, r, k, number, channels, 1, 1, 1, False, GRIDS[g][4], 1, LAST[g], DEPTH,
+                    ACC,
                 )  # fmt: skip
             task -= value_blocks * column_blocks
 
@@ -173,7 +175,8 @@ def spread_hidden(
         if (task >= 0) & (task < column_blocks * row_blocks):
             m = task // column_blocks * ROWS + tl.arange(0, ROWS)
             product = distribute(table, weights[g], m, k, number, channels, columns, 1, DEPTH, ACC)
-            at = wide_offsets((to_wide, cells * channels, GRIDS[g][1]), m, k, channels, GRIDS[g][4], 1, LAST[g])
+            own = to_wide, cells * channels, GRIDS[g][1]
+            at = wide_offsets(own, m, k, channels, GRIDS[g][4], 1, LAST[g])
             if biases is not None:
                 of = k // GRIDS[g][4] if LAST[g] else k % channels
                 product += tl.load(biases[g] + of, mask=k < columns, other=0.0).to(ACC)[None, :]
@@ -185,9 +188,10 @@ def spread_hidden(
             k = task % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
             if (task >= 0) & (task < column_blocks * value_blocks):
                 r = task // column_blocks * VALUES + tl.arange(0, VALUES)
+                own = wide, cells * channels, GRIDS[g][1]
                 outer(
-                    table, (wide, cells * channels, GRIDS[g][1]), grads[g], None, r, k, number, channels, 1, 1, 1,
-                    False, GRIDS[g][4], 1, LAST[g], DEPTH, ACC,
+                    table, own, grads[g], None, r, k, number, channels, 1, 1, 1, False, GRIDS[g][4], 1, LAST[g], DEPTH,
+                    ACC,
                 )  # fmt: skip
             task -= column_blocks * value_blocks
 
@@ -248,7 +252,7 @@ def encode_backward(
             m = task // column_blocks * ROWS + tl.arange(0, ROWS)
             product = distribute(narrow, weights[g], m, k, rows, channels, columns, GRIDS[g][4], DEPTH, ACC)
             if MEAN:
-                divisor = tl.maximum(areas(valid, m, height, width, GRIDS[g][4], GRIDS[g][0], ACC), 1.0)
+                divisor = tl.maximum(areas(valid, m, rows, height, width, GRIDS[g][4], GRIDS[g][0], ACC), 1.0)
                 product = product / divisor[:, None]
             to = sums, entries * channels, GRIDS[g][2]
             at = wide_offsets(to, m, k, channels, GRIDS[g][3], GRIDS[g][4], LAST[g])
@@ -257,9 +261,10 @@ def encode_backward(
         k = task % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
         if (task >= 0) & (task < value_blocks * column_blocks):
             r = task // column_blocks * VALUES + tl.arange(0, VALUES)
+            wide = sums, entries * channels, GRIDS[g][2]
             outer(
-                narrow, (sums, entries * channels, GRIDS[g][2]), grad_weights[g], valid, r, k, rows, channels, height,
-                width, GRIDS[g][0], MEAN, GRIDS[g][3], GRIDS[g][4], LAST[g], DEPTH, ACC,
+                narrow, wide, grad_weights[g], valid, r, k, rows, channels, height, width, GRIDS[g][0], MEAN,
+                GRIDS[g][3], GRIDS[g][4], LAST[g], DEPTH, ACC,
             )  # fmt: skip
         task -= value_blocks * column_blocks
         if (task >= 0) & (task < value_blocks):
@@ -267,7 +272,7 @@ def encode_backward(
             of_bias = tl.zeros([DEPTH, VALUES], ACC)
             for first in range(0, rows, DEPTH):
                 m = first + tl.arange(0, DEPTH)
-                area = areas(valid, m, height, width, GRIDS[g][4], GRIDS[g][0], ACC)
+                area = areas(valid, m, rows, height, width, GRIDS[g][4], GRIDS[g][0], ACC)
                 factor = tl.minimum(area, 1.0) if MEAN else area
                 mask = (m < rows)[:, None] & (r < channels)[None, :]
                 at = narrow_offsets(narrow, m, r, channels, GRIDS[g][4])

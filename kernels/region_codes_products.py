@@ -2,7 +2,8 @@
 
 A weight's rows meet *narrow* tables (rows of C values) and its columns *wide* ones (rows of L = positions * C values,
 position by position). A table is (pointer, elements per image, first row in an image, rows of the weight's input per
-image); where a weight's memory runs over positions last, wide rows are read in that order.
+image); where a weight's memory runs over positions last, wide rows are read in that order. A table gets a name before
+it is handed on: Triton 3.6 makes bare integers of the constants in a tuple that is built in a call.
 """
 
 from __future__ import annotations
@@ -65,13 +66,13 @@ def read_weight(weight, r, k, channels, columns):
 
 
 @triton.jit
-def areas(valid, m, height, width, EACH: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr):
-    """Pixels in the cells that rows m stand for."""
-    n, cell = m // EACH, m % EACH
+def areas(valid, m, rows, height, width, EACH: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr):
+    """Pixels in the cells that rows m stand for; a tile's rows past the last take its image's size."""
+    n, cell = tl.minimum(m, rows - 1) // EACH, m % EACH
     height, width = image_size(valid, n, height, width)
     y, x = cell // K, cell % K
-    rows = cell_start(y + 1, height, K) - cell_start(y, height, K)
-    return rows.to(ACC) * (cell_start(x + 1, width, K) - cell_start(x, width, K)).to(ACC)
+    length = cell_start(y + 1, height, K) - cell_start(y, height, K)
+    return length.to(ACC) * (cell_start(x + 1, width, K) - cell_start(x, width, K)).to(ACC)
 
 
 @triton.jit
@@ -117,7 +118,7 @@ def outer(
         m = first + tl.arange(0, DEPTH)
         left = tl.trans(read_narrow(narrow, m, r, rows, channels, EACH).to(dtype))
         if MEAN:
-            divisor = tl.maximum(areas(valid, m, height, width, EACH, K, ACC), 1.0)
+            divisor = tl.maximum(areas(valid, m, rows, height, width, EACH, K, ACC), 1.0)
             right = read_wide(wide, m, k, rows, channels, divisor, POSITIONS, EACH, LAST, ACC)
         else:
             right = read_wide(wide, m, k, rows, channels, None, POSITIONS, EACH, LAST, ACC)

@@ -22,7 +22,11 @@ from zigzag.nn import ZigZagNeck
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1, as `make test` has it in a process of its own", allow_module_level=True)
 
+import triton
+import triton.language as tl
+
 from zigzag.kernels.launch import launches_to
+from zigzag.kernels.region_codes_products import areas
 
 TWO, THREE = (True, True), (True, True, True)
 ALL = {"codes": THREE, "affines": THREE} | FULL
@@ -69,6 +73,20 @@ def test_parity(case, monkeypatch):
     stock = getattr(reference, case.operation)
     check_forward(case.problem(), operation_of(case), stock)
     check_gradients(case.problem(), operation_of(case), stock, each=False)
+
+
+@triton.jit
+def write_areas(valid, rows, to):
+    m = tl.arange(0, 16)
+    tl.store(to + m, areas(valid, m, rows, 9, 9, 4, 2, tl.float32))
+
+
+def test_areas_read_no_sizes_of_images_that_are_not_there():
+    """A tile's rows past the last: what lies behind the sizes in memory is not theirs."""
+    valid = torch.tensor([[4, 6], [9, 9], [9, 9], [9, 9]])[:1]
+    found = torch.empty(16)
+    write_areas[(1,)](valid, 4, found)
+    assert found.tolist() == [6.0] * 16
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[15]], ids=str)
