@@ -168,17 +168,16 @@ REGISTRY: tuple[Entry, ...] = (
 
 _FIRST = (
     *("region_stats.level1", "region_stats.norm.level1", "region_codes", "region_norm"),
-    *("dense_pathway.level1", "dense_pathway.level4", "neck.fuse", "neck.whole"),
+    *("dense_pathway.level1", "dense_pathway.level4", "neck.fuse"),
 )
-_CI = (*_FIRST[:-2], "neck.stage")
+_CI = (*_FIRST[:-1], "neck.stage")
 _LARGE = ("neck", "model", "position_sensitive_pool")
 """Cases whose stock versions take seconds: in few variants."""
 
 
 def _default(entry: Entry, variant: Variant) -> bool:
     """The operations on level 1 and the neck, both region kernels: what a first run shows in four minutes."""
-    within = entry.name in _FIRST and _at_centre(variant, free=("kernel",))
-    return within and (variant.kernel != 1 or entry.name != "neck.whole")
+    return entry.name in _FIRST and _at_centre(variant, free=("kernel",))
 
 
 def _ci(entry: Entry, variant: Variant) -> bool:
