@@ -19,8 +19,8 @@ IMAGE, TARGET = picture(64, 128, (8, 12, 40, 44, 1), (70, 4, 120, 60, 2))
 @pytest.fixture(scope="module")
 def both():
     """(ours, torchvision's), one pyramid in both."""
-    config = config_of("mask_rcnn", longer=128)
-    ours = detector_of("mask_rcnn", longer=128).double()
+    fields = {"longer": 128, "proposals": (200, 100), "regions": 32}
+    config, ours = config_of("mask_rcnn", **fields), detector_of("mask_rcnn", **fields).double()
     for name, parameter in ours.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)

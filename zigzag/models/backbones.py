@@ -10,6 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from zigzag.models.weights import WeightReport, load_backbone_weights
 
+_STRIDES = (4, 8, 16, 32)
 Norm = Literal["frozen", "batch", "sync"]
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _NORMS: dict[str, type[nn.Module]] = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm}
@@ -88,8 +89,13 @@ class TimmBackbone(Backbone):
         super().__init__()
         timm = _library("timm")
         name = config.name.partition(":")[2]
+        if not timm.is_model(name):
+            raise ValueError(f"backbone.name must name a model of timm, got {config.name!r}")
         self.body = timm.create_model(name, pretrained=config.weights == "pretrained", features_only=True)
         self.channels = tuple(self.body.feature_info.channels()[-4:])
+        strides = tuple(self.body.feature_info.reduction()[-4:])
+        if strides != _STRIDES:
+            raise ValueError(f"backbone.name must name a model with maps at {_STRIDES}, got {config.name!r}: {strides}")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The maps."""
@@ -106,17 +112,28 @@ class TransformersBackbone(Backbone):
         super().__init__()
         transformers = _library("transformers")
         name = config.name.partition(":")[2]
-        options = {"out_indices": [-4, -3, -2, -1]}
-        if config.weights == "pretrained":
-            self.body = transformers.AutoBackbone.from_pretrained(name, **options)
-        else:
-            settings = transformers.AutoConfig.from_pretrained(name, **options)
+        try:
+            settings = transformers.AutoConfig.from_pretrained(name, out_indices=[-4, -3, -2, -1])
             self.body = transformers.AutoBackbone.from_config(settings)
+            if config.weights == "pretrained":  # AutoBackbone's own loading takes no folder
+                self.body = type(self.body).from_pretrained(name, config=settings)
+        except (OSError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            expected = "backbone.name must name a backbone of transformers, or a folder with one"
+            raise ValueError(f"{expected}, got {config.name!r}: {why}") from error
         self.channels = tuple(self.body.channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The maps."""
-        return list(self.body(images).feature_maps)
+        """The maps.
+
+        Raises:
+            ValueError: they are not at strides 4 to 32, which transformers does not say beforehand.
+        """
+        maps = list(self.body(images).feature_maps)
+        if not torch.compiler.is_compiling() and not _at_strides(maps, images):
+            sizes, size = [tuple(x.shape[2:]) for x in maps], tuple(images.shape[2:])
+            raise ValueError(f"the backbone must give maps at the strides {_STRIDES}, got {sizes} for images of {size}")
+        return maps
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -125,7 +142,7 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     Raises:
         WeightsError: the weights cannot be read, or do not fit.
         ModuleNotFoundError: its library is not installed.
-        ValueError: a field that the library's models do not have, or a model that it has not.
+        ValueError: a field that the library's models do not have, no such model, or none with maps at strides 4 to 32.
     """
     library = config.name.rpartition(":")[0]
     if not library:
@@ -137,7 +154,7 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         )
     try:
         return TimmBackbone(config) if library == "timm" else TransformersBackbone(config)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError) as error:
         summary = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"backbone.name: {library} cannot make {config.name!r}: {summary}") from error
 
@@ -149,6 +166,15 @@ def _library(name: str) -> Any:
         raise ModuleNotFoundError(
             f"{name} is not installed; a backbone '{name}:...' needs: pip install {name}"
         ) from error
+
+
+def _at_strides(maps: list[Tensor], images: Tensor) -> bool:
+    """Whether every map has a side's length over its stride, rounded either way."""
+    if len(maps) != len(_STRIDES):
+        return False
+    pairs = zip(maps, _STRIDES, strict=True)
+    sides = [(images.shape[axis], x.shape[axis], stride) for x, stride in pairs for axis in (2, 3)]
+    return all(side // stride <= own <= -(-side // stride) for side, own, stride in sides)
 
 
 def stride_in_first_convolution(body: nn.Module) -> None:
