@@ -383,9 +383,10 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: zigzag[train]")
     monkeypatch.setattr("PIL.Image.Image.save", cut_off)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", cut_off)
+    monkeypatch.setattr(curves, "read", lambda *_: [])
     for write in (
         lambda path: save(Image.new("RGB", (2, 2)), path),
-        lambda path: curves.draw({}, path, "title"),
+        lambda path: curves.draw({"a": [tmp_path]}, path, "title"),
     ):
         with pytest.raises(OSError, match="no space left"):
             write(tmp_path / "picture.png")

@@ -143,6 +143,7 @@ class ZigZagCLI(LightningCLI):
             raise MisconfigurationException(str(error)) from error
         if self.checkpoint is not None:
             self.checkpoint.check(self.model)
+            self.checkpoint = None  # training may write its file anew
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer: logs go to its folder, weights are averaged where ``--ema`` says so."""
