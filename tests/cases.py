@@ -133,8 +133,6 @@ def stats_cases():
                 yield StatsCase((3, 5, 11, 9), torch.float32, "channels_last", grids, halo, padded)
     yield from (StatsCase((3, 20, 9, 14), dtype, layout, padded=True) for dtype in FLOATS for layout in LAYOUTS[:4])
     yield from (StatsCase((2, 16, 119, 60), torch.float32, layout, padded=True) for layout in LAYOUTS[:2])
-    # More atoms than one block of a GPU has shared memory for, at its usual number of channels.
-    yield StatsCase((1, 64, 1, 1024), torch.bfloat16, grids=(3, 5, 7, 8), halo=2)
 
 
 # --- region_codes -----------------------------------------------------------------------------------------------------

@@ -53,6 +53,14 @@ def test_gradients_may_begin_at_any_element(which, backend):
     torch.testing.assert_close(gradient, expected)
 
 
+def test_more_atoms_than_a_block_has_memory_for(backend):
+    """At its usual number of channels, on a GPU. Of whole numbers, whose sums are exact in any order."""
+    x = torch.randint(-2, 3, (1, 64, 1, 1024), generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = laid_out(x, "channels_last")
+    given = (3, 5, 7, 8), 2
+    assert_same_bits(backend.region_stats(x, *given), reference.region_stats(x, *given), "whole numbers")
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_batch_mates_and_padding_change_nothing(dtype, backend):
     case = StatsCase((3, 20, 13, 17), dtype, padded=True)
