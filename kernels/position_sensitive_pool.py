@@ -147,6 +147,8 @@ def position_sensitive_pool(
     """The pooled values (R, size, size, D)."""
     number, channels, height, width = x.shape
     outputs = channels // groups**2
+    if number == 0:  # RoIs of no image, and no image's size to read
+        return x.new_zeros((rois.shape[0], size, size, outputs))
     images, spans = _bins_of(rois, number, height, width, size, stride, valid)
     pooled = x.new_empty((rois.shape[0], size, size, outputs))
     options = _tiles("position_sensitive_pool", x, outputs)
@@ -181,10 +183,12 @@ def position_sensitive_pool_backward(
 ) -> Tensor:
     """The gradient of the maps, (N, H, W, C) if ``channels_last`` and (N, C, H, W) if not."""
     count, size, _, outputs = grad.shape
-    images, spans = _bins_of(rois, number, height, width, size, stride, valid)
     channels = outputs * groups**2
     written = grad.new_empty((number, height, width, channels) if channels_last else (number, channels, height, width))
     grad_x = written.permute(0, 3, 1, 2) if channels_last else written
+    if number == 0:
+        return written
+    images, spans = _bins_of(rois, number, height, width, size, stride, valid)
     options = _tiles("position_sensitive_pool_backward", grad_x, outputs)
     tasks = number * height * blocks(width, options["COLUMNS"]) * groups**2
     launch(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
 
 from zigzag.kernels.dense_pathway import dense_pathway, dense_pathway_backward
@@ -26,12 +28,15 @@ def candidates(shipped: Options) -> Iterator[Options]:
 
 
 def best(kernel: str, shipped: Options, call: Callable[[], Any], time: Callable[..., Any] = do_bench) -> Options:
-    """The candidate with the least median time; the shipped tile where none is faster."""
+    """The candidate with the least median time of those that fit; the shipped tile where none is faster."""
     tried = [shipped, *candidates(shipped)]
     times = []
     for options in tried:
         with trial(kernel, options):
-            times.append(time(call, return_mode="median"))
+            try:
+                times.append(time(call, return_mode="median"))
+            except OutOfResources:
+                times.append(math.inf)
     return tried[times.index(min(times))]
 
 

@@ -75,6 +75,11 @@ def poisoned(values, valid):
     return torch.where(outside(valid, *values.shape[2:]), garbage, values)
 
 
+def shifted(tensor):
+    """The values one element into a larger tensor, contiguous: no vector of several begins at an address for one."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+
 def own_part(problem, n):
     """The tensors of image `n` alone: maps cut to its own size, channels_last, and nothing of its batch-mates."""
     tensors = {}

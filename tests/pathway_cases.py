@@ -146,6 +146,7 @@ def pathway_cases():
             yield PathwayCase(shape, sizes, dtype, codes=(True, True), affines=(True, True), gain=True)
             yield PathwayCase((*shape[:2], *sizes[1]), (shape[2:],), dtype, codes=(True,), residual=True)
     yield from option_cases()
+    yield from long_cases()
 
 
 def option_cases():
@@ -168,3 +169,10 @@ def option_cases():
     for dtype in (torch.bfloat16, torch.float16):
         for small_dtype in (torch.float32, dtype):
             yield PathwayCase(SMALL, two, dtype, small_dtype, codes=(True, True), affines=(True, True), **FULL)
+
+
+def long_cases():
+    """Axes so long that blocks of a GPU work otherwise: strips of odd length, bands of rows, rows in global memory."""
+    yield PathwayCase((1, 8, 4, 3), ((1030, 2),), codes=(True,), affines=(True,))
+    yield PathwayCase((1, 8, 514, 2), ((60, 2),), codes=(True,), **FULL)
+    yield PathwayCase((1, 4, 2, 3000), ((1, 40), (3, 7)), codes=(True, True), **FULL)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from cases import FLOATS, LAYOUTS, SMALL, laid_out, own_part
+from cases import FLOATS, LAYOUTS, SMALL, laid_out, own_part, shifted
 from checks import assert_same_bits, check_forward, check_gradcheck, check_gradients, outputs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +75,14 @@ def test_layouts_may_be_mixed(backend):
     assert_same_bits(*results, "mixed layouts")
 
 
+@pytest.mark.parametrize("table", ["codes0", "affine0.scale", "affine0.shift", "base_affine.shift", "gain"])
+def test_tables_may_begin_at_any_element(table, backend):
+    problem = PathwayCase(SMALL, ((4, 3),), codes=(True,), affines=(True,), **FULL).problem()
+    problem = replace(problem, tensors=problem.tensors | {table: shifted(problem.tensors[table])})
+    check_forward(problem, backend.dense_pathway, reference.dense_pathway)
+    check_gradients(problem, backend.dense_pathway, reference.dense_pathway)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("resize", ["linear", "nearest"])
 def test_batch_mates_and_padding_change_nothing(dtype, resize, backend):
@@ -90,7 +100,7 @@ def test_batch_mates_and_padding_change_nothing(dtype, resize, backend):
 def test_large_results_are_those_of_small_ones(summed, backend):
     """Results too large for the caches are written past them; a source is averaged in height, stretched in width."""
     generator = torch.Generator().manual_seed(5)
-    base, source = (torch.randn(16, 16, *size, generator=generator) for size in ((120, 121), (240, 31)))
+    base, source = (torch.randn(16, 16, *size, generator=generator) for size in ((130, 131), (240, 31)))
     base, source = (x.to(memory_format=torch.channels_last) for x in (base, source))
     codes, affine = torch.randn(16, 9, 16, generator=generator), torch.randn(2, 16, 16, generator=generator).unbind()
 

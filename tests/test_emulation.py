@@ -55,3 +55,10 @@ def test_barrier_that_not_all_threads_reach_is_found(planted):
     diverged = planted("address", "diverge")
     assert diverged.returncode != 0
     assert "32 of 64 threads left while the others wait at a barrier" in diverged.stderr
+
+
+def test_misaligned_vector_is_found(planted):
+    sound, broken = planted("address", "aligned"), planted("address", "misaligned")
+    assert sound.returncode == 0, sound.stderr
+    assert broken.returncode != 0
+    assert "an access to 16 bytes at" in broken.stderr

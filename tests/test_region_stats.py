@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import FLOATS, GRIDS, LAYOUTS, StatsCase, normal, own_part, stats_cases
+from cases import FLOATS, GRIDS, LAYOUTS, StatsCase, laid_out, normal, own_part, shifted, stats_cases
 from checks import assert_same_bits, check_forward, check_gradcheck, check_gradients, outputs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +40,25 @@ def test_gradient_of_one_result_alone(used, backend):
     (gradient,) = torch.autograd.grad(backend.region_stats(x)[used].sum(), x)
     (expected,) = torch.autograd.grad(reference.region_stats(x)[used].sum(), x)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["sums", "power"])
+def test_gradients_may_begin_at_any_element(which, backend):
+    x = laid_out(normal(torch.Generator().manual_seed(0), 2, 8, 6, 4), "channels_last").requires_grad_()
+    results = backend.region_stats(x)
+    given = [torch.ones_like(result) for result in results]
+    given[which] = shifted(given[which])
+    (gradient,) = torch.autograd.grad(results, x, given)
+    (expected,) = torch.autograd.grad(reference.region_stats(x), x, given)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_more_atoms_than_a_block_has_memory_for(backend):
+    """At its usual number of channels, on a GPU. Of whole numbers, whose sums are exact in any order."""
+    x = torch.randint(-2, 3, (1, 64, 1, 1024), generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = laid_out(x, "channels_last")
+    given = (3, 5, 7, 8), 2
+    assert_same_bits(backend.region_stats(x, *given), reference.region_stats(x, *given), "whole numbers")
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -24,9 +24,12 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 import triton
 import triton.language as tl
+from triton.runtime.errors import OutOfResources
 
 from zigzag.kernels.launch import launches_to
+from zigzag.kernels.position_sensitive_pool import position_sensitive_pool, position_sensitive_pool_backward
 from zigzag.kernels.region_codes_products import areas
+from zigzag.kernels.tune import best
 
 TWO, THREE = (True, True), (True, True, True)
 ALL = {"codes": THREE, "affines": THREE} | FULL
@@ -147,3 +150,28 @@ def test_launches_of_a_neck_pass():
 
 def counts(names):
     return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def test_a_tile_that_does_not_fit_is_passed_over():
+    tried = []
+
+    def time(_call, return_mode):
+        tried.append(return_mode)
+        if len(tried) == 2:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return -len(tried)
+
+    shipped = {"CHANNELS": 64, "num_warps": 8}
+    assert best("region_stats", shipped, lambda: None, time) == {"CHANNELS": 128, "num_warps": 8}
+    assert len(tried) == 7
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_no_image_pools_nothing(last):
+    """RoIs where there is no image, as a compiled call may have them: no image's size is read."""
+    valid, rois = torch.zeros(0, 2, dtype=torch.int64), torch.zeros(3, 5)
+    with launches_to(lambda kernel, *_: pytest.fail(f"{kernel.fn.__name__} was launched")):
+        pooled = position_sensitive_pool(torch.zeros(0, 8, 5, 4), rois, 2, 2, 4, valid)
+        gradient = position_sensitive_pool_backward(pooled, rois, 0, 5, 4, last, 2, 4, valid)
+    assert pooled.tolist() == torch.zeros(3, 2, 2, 2).tolist()
+    assert gradient.shape == ((0, 5, 4, 8) if last else (0, 8, 5, 4))

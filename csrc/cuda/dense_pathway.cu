@@ -128,11 +128,12 @@ void run(Forward<T>& f, cudaStream_t stream) {
   PathwayShape& s = f.shape;
   Team team = team_of(s.channels, V, 32, kThreads);
   while (team.workers > kMostWorkers || (team.workers > 1 && (team.workers / 2) * P >= s.width)) team.workers /= 2;
+  const auto bytes = [&] { return taps_bytes<Wide<T>>(s.source_count * (team.workers * P + 1), s.grids.count); };
+  while (team.workers > 1 && bytes() > static_cast<int64_t>(kShared)) team.workers /= 2;
   s.chunks = team.chunks;
   const int64_t tile = team.workers * P;
-  const size_t shared = taps_bytes<Wide<T>>(s.source_count * (tile + 1), s.grids.count);
   launch("dense_pathway", pathway_forward<T, V, P>, s.images * s.height * ceil_div(s.width, tile) * s.chunks,
-         team.shape(), shared, stream, f);
+         team.shape(), bytes(), stream, f);
 }
 
 // With so many threads a GPU is full, and each may take more pixels.
@@ -151,7 +152,7 @@ void forward(const DensePathway& args, cudaStream_t stream) {
                   static_cast<const A*>(args.base_shift),
                   static_cast<const A*>(args.gain),
                   {}};
-  bool vectors = true;
+  bool vectors = tables_aligned(args);
   for (const Map* map : {&args.base, &args.residual, &args.output, &args.output_sum}) {
     vectors = vectors && packs(*map, V, sizeof(T));
   }

@@ -16,9 +16,9 @@ namespace zigzag {
 namespace cuda {
 namespace {
 
-constexpr int kBands = 4;  // target rows of a block, where there are many
+constexpr int kBand = 4;    // target rows of a block
+constexpr int kTall = 512;  // in maps of so many, whatever the batch: an image's sums are the same in any
 constexpr int64_t kManyBlocks = 2048;
-constexpr size_t kShared = size_t{96} << 10;  // of a block, on every GPU since sm_80
 
 // --- tables ---------------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ struct Plan {
 
   explicit Plan(const DensePathway& args) {
     vectors = packs(args.base, V, sizeof(T)) && packs(args.grad, V, sizeof(T)) && packs(args.grad_sum, V, sizeof(T)) &&
-              packs(args.grad_base, V, sizeof(T)) && args.target.c % V == 0;
+              packs(args.grad_base, V, sizeof(T)) && args.target.c % V == 0 && tables_aligned(args);
     b.shape = pathway_shape(args);
     const PathwayShape& s = b.shape;
     b.base = view<const T>(args.base), b.grad = view<const T>(args.grad), b.grad_sum = view<const T>(args.grad_sum);
@@ -100,7 +100,7 @@ struct Plan {
     for (int j = 0; j < s.source_count; ++j) add_source(args.sources[j], j);
     team = team_for(s.channels);
     b.shape.chunks = team.chunks;
-    b.band = s.images * s.height * team.chunks >= kManyBlocks * kBands ? kBands : 1;
+    b.band = s.height >= kTall ? kBand : 1;
     b.most_bands = static_cast<int>(ceil_div(s.height, b.band));
     b.items = s.images * b.most_bands * team.chunks;
     b.memory_bytes = round16(block_bytes());
@@ -129,11 +129,12 @@ struct Plan {
     vectors = vectors && packs(source.map, V, sizeof(T)) && packs(source.grad, V, sizeof(T));
   }
 
-  // As many lanes as leave room for two blocks, up to 128 bytes of every pixel.
+  // As many lanes as leave room for two blocks (for one of pathway_sources), up to 128 bytes of every pixel.
   Team team_for(int64_t channels) const {
     const int vector = vectors ? V : 1;
     int lanes = vectors ? 8 : 32;
-    while (lanes > 1 && rows_bytes<A>(b.shape, source_columns, lanes * vector) > static_cast<int64_t>(kShared) / 2) {
+    while (lanes > 1 && (rows_bytes<A>(b.shape, source_columns, lanes * vector) > static_cast<int64_t>(kShared) / 2 ||
+                         source_bytes(lanes * vector) > kShared)) {
       lanes /= 2;
     }
     return team_of(channels, vector, lanes, kPathwayThreads);
@@ -172,11 +173,12 @@ struct Plan {
     return at;
   }
 
-  size_t source_bytes() const {
+  // What a block of pathway_sources takes for so many channels.
+  size_t source_bytes(int channels) const {
     size_t most = 0;
     for (int j = 0; j < b.shape.source_count; ++j) {
       const SourceGradient<T>& own = gradients.at[j];
-      const size_t pieces = 2 * most_atoms(own.cuts, own.width) * team.lanes * (vectors ? V : 1) * sizeof(A);
+      const size_t pieces = 2 * most_atoms(own.cuts, own.width) * channels * sizeof(A);
       const size_t tables =
           axis_integers(own.cuts, own.row_candidates) + axis_integers(own.cuts, own.column_candidates);
       const size_t bytes = strip_of(own.cuts, own.height) * sizeof(Readers<A>) + pieces + tables * sizeof(int);
@@ -210,7 +212,8 @@ void run(const Plan<T>& p, cudaStream_t stream) {
   launch(name, pathway_targets<T, V>, p.blocks, p.team.shape(), p.b.memory ? 0 : p.b.memory_bytes, stream, p.b,
          p.gradients, p.source_columns);
   if (s.source_count > 0) {
-    launch(name, pathway_sources<T, V>, p.source_blocks, p.team.shape(), p.source_bytes(), stream, p.b, p.gradients);
+    launch(name, pathway_sources<T, V>, p.source_blocks, p.team.shape(), p.source_bytes(p.team.lanes * V), stream, p.b,
+           p.gradients);
   }
   const Team team = team_of(s.channels, V, 8, kPathwayThreads);
   launch(name, pathway_tables<T, V>, (s.source_count + 1) * s.images * team.chunks, team.shape(), p.table_bytes(),

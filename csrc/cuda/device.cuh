@@ -27,24 +27,49 @@ inline unsigned checked_blocks(int64_t blocks) {
   return static_cast<unsigned>(blocks);
 }
 
+// What a block takes where it can: there on every GPU since sm_80, and so the emulation's limit.
+constexpr size_t kShared = size_t{96} << 10;
+
+inline void check_shared(const char* name, size_t bytes, size_t most) {
+  if (bytes <= most) return;
+  throw std::runtime_error(std::string("zigzag: ") + name +
+                           ": grids must be fewer or coarser on this GPU: a block needs " + std::to_string(bytes) +
+                           " bytes of shared memory for them, and has " + std::to_string(most));
+}
+
 #ifdef __CUDACC__
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("zigzag: ") + what + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  (void)cudaGetLastError();  // or the next launch, however good, finds this error
+  throw std::runtime_error(std::string("zigzag: ") + what + ": " + cudaGetErrorString(error));
 }
 
 // Of what a block may ask for, this much needs no leave.
 constexpr size_t kPlainShared = size_t{48} << 10;
+
+// What a block of the current device may ask for.
+inline size_t most_shared(const char* what) {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device), what);
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), what);
+  return static_cast<size_t>(bytes);
+}
 
 template <class Kernel, class... Args>
 void launch(const char* name, Kernel kernel, int64_t blocks, dim3 threads, size_t shared, cudaStream_t stream,
             const Args&... args) {
   if (blocks == 0) return;
   if (shared > kPlainShared) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)), name);
+    const size_t most = most_shared(name);
+    check_shared(name, shared, most);
+    // The most there is, whatever this launch takes: another thread may launch the same kernel with more.
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)), name);
   }
   kernel<<<checked_blocks(blocks), threads, shared, stream>>>(args...);
   check(cudaGetLastError(), name);
 }
+
+__device__ __forceinline__ void check_aligned(const void*, size_t) {}  // the device does
 
 template <class T>
 __device__ __forceinline__ T* shared_memory() {
@@ -53,8 +78,9 @@ __device__ __forceinline__ T* shared_memory() {
 }
 #else
 template <class Kernel, class... Args>
-void launch(const char*, Kernel kernel, int64_t blocks, dim3 threads, size_t shared, cudaStream_t,
+void launch(const char* name, Kernel kernel, int64_t blocks, dim3 threads, size_t shared, cudaStream_t,
             const Args&... args) {
+  check_shared(name, shared, kShared);
   emulation::launch(checked_blocks(blocks), threads, shared, [&] { kernel(args...); });
 }
 
@@ -62,6 +88,8 @@ template <class T>
 T* shared_memory() {
   return static_cast<T*>(emulation::machine.shared);
 }
+
+using emulation::check_aligned;
 #endif
 
 // --- element types ---------------------------------------------------------------------------------------------------
@@ -114,6 +142,7 @@ __device__ __forceinline__ Vec<A, V> splat(A value) {
 
 template <class T, int V>
 __device__ __forceinline__ Pack<T, V> fetch(const T* from) {
+  check_aligned(from, alignof(Pack<T, V>));
   return *reinterpret_cast<const Pack<T, V>*>(from);
 }
 
@@ -132,6 +161,7 @@ __device__ __forceinline__ Vec<Wide<T>, V> load(const T* from) {
 
 template <class T, class A, int V>
 __device__ __forceinline__ void store(T* to, const Vec<A, V>& v) {
+  check_aligned(to, alignof(Pack<T, V>));
   Pack<T, V> pack;
 #pragma unroll
   for (int i = 0; i < V; ++i) narrow(v.at[i], pack.at[i]);
@@ -143,7 +173,7 @@ __device__ __forceinline__ void store(T* to, const Vec<A, V>& v) {
   }
 }
 
-// a * b + c, rounded once: what nvcc makes of such an expression anyway, and the emulation must be told to.
+// a * b + c, rounded once, wherever that is wanted: compilers are told not to fuse by themselves.
 __device__ __forceinline__ float fused(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ double fused(double a, double b, double c) { return fma(a, b, c); }
 

@@ -19,6 +19,9 @@ inline bool packs(const Map& m, int vector, int64_t size) {
          reinterpret_cast<uintptr_t>(m.data) % (size * vector) == 0;
 }
 
+// Can 16 bytes of a table be accessed at once? It may be a view of a larger tensor, at any element of it.
+inline bool aligned(const void* table) { return reinterpret_cast<uintptr_t>(table) % 16 == 0; }
+
 inline Grids grids_of(const std::vector<int64_t>& sizes) {
   Grids grids;
   for (const int64_t size : sizes) grids.push(size);

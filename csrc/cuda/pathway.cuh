@@ -166,6 +166,15 @@ inline PathwayShape pathway_shape(const DensePathway& args) {
   return s;
 }
 
+// Of every table that is read 16 bytes at a time.
+inline bool tables_aligned(const DensePathway& args) {
+  bool all = aligned(args.base_scale) && aligned(args.base_shift) && aligned(args.gain);
+  for (const PathwaySource& source : args.sources) {
+    all = all && aligned(source.codes) && aligned(source.scale) && aligned(source.shift);
+  }
+  return all;
+}
+
 template <class T>
 Source<T> source_of(const PathwaySource& source) {
   typedef Wide<T> A;

@@ -28,9 +28,10 @@ __device__ inline double row_weight(int r, int h, int64_t source, int64_t target
   return tap.count == 2 && r > tap.start ? 1 - tap.first : tap.first;
 }
 
-// A source row's target rows, low .. high - 1, and the weights with which the first few read it.
+// A source row's target rows, low .. high - 1, and the weights with which the first few read it. Vectors lie behind any
+// number of these in shared memory.
 template <class A>
-struct Readers {
+struct alignas(16) Readers {
   int low, high;
   A weight[kNear];
 };

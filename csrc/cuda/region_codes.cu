@@ -23,9 +23,9 @@ class Call {
     codes_.regions = static_cast<A*>(args.regions), codes_.hidden = static_cast<A*>(args.hidden);
     codes_.grad_sums = static_cast<A*>(args.grad_sums), codes_.codes = static_cast<T*>(args.codes);
     for (int g = 0; g < grids.count; ++g) add_grid(grids, g, backward);
-    vectors_ = args.channels % 16 == 0;
+    vectors_ = args.channels % 16 == 0 && aligned(args.hidden);
     for (const Branch& branch : args.branches) {
-      for (const void* weight : branch.weight) vectors_ = vectors_ && reinterpret_cast<uintptr_t>(weight) % 16 == 0;
+      for (const void* weight : branch.weight) vectors_ = vectors_ && aligned(weight);
     }
   }
 

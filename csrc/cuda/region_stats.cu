@@ -244,15 +244,19 @@ Shape shape_of(const RegionStats& args) {
   return s;
 }
 
-// 128 bytes of a pixel side by side.
-template <class T, int V>
-Team team_for(int64_t channels) {
-  return team_of(channels, V,
-                 128 / (V * static_cast<int>(sizeof(T))) < 32 ? 128 / (V * static_cast<int>(sizeof(T))) : 32, kThreads);
+// What a block takes: so many values for each of its channels, and both axes' tables.
+template <class T>
+size_t block_bytes(const Shape& s, int64_t values, int channels) {
+  const int tables = axis_integers(s.cuts, s.row_integers) + axis_integers(s.cuts, s.column_integers);
+  return values * channels * sizeof(Wide<T>) + tables * sizeof(int);
 }
 
-size_t table_bytes(const Shape& s) {
-  return (axis_integers(s.cuts, s.row_integers) + axis_integers(s.cuts, s.column_integers)) * sizeof(int);
+// 128 bytes of a pixel side by side, fewer where shared memory is too small for them.
+template <class T, int V>
+Team team_for(const Shape& s, int64_t values) {
+  int lanes = 128 / (V * static_cast<int>(sizeof(T))) < 32 ? 128 / (V * static_cast<int>(sizeof(T))) : 32;
+  while (lanes > 1 && block_bytes<T>(s, values, lanes * V) > kShared) lanes /= 2;
+  return team_of(s.channels, V, lanes, kThreads);
 }
 
 template <class T, int V>
@@ -260,11 +264,11 @@ void forward(const RegionStats& args, Shape s, void* scratch, cudaStream_t strea
   typedef Wide<T> A;
   A* const lines = static_cast<A*>(scratch);
   A* const powers = lines + s.images * s.most_rows * s.cuts.lines() * s.channels;
-  const Team team = team_for<T, V>(s.channels);
+  const int64_t pieces = 2 * s.most_columns;
+  const Team team = team_for<T, V>(s, pieces);
   s.chunks = team.chunks;
-  const size_t pieces = 2 * s.most_columns * team.lanes * V * sizeof(A);
-  launch("region_stats", stats_rows<T, V>, s.images * s.most_rows * s.chunks, team.shape(), pieces + table_bytes(s),
-         stream, view<const T>(args.x), s, lines, powers);
+  launch("region_stats", stats_rows<T, V>, s.images * s.most_rows * s.chunks, team.shape(),
+         block_bytes<T>(s, pieces, team.lanes * V), stream, view<const T>(args.x), s, lines, powers);
   constexpr int VA = V > kFull<A> ? kFull<A> : V;
   const Team second = team_of(s.channels, VA, 32, kThreads);
   s.chunks = second.chunks;
@@ -276,11 +280,10 @@ void forward(const RegionStats& args, Shape s, void* scratch, cudaStream_t strea
 template <class T, int V>
 void backward(const RegionStats& args, Shape s, cudaStream_t stream) {
   typedef Wide<T> A;
-  const Team team = team_for<T, V>(s.channels);
+  const Team team = team_for<T, V>(s, s.cuts.lines());
   s.chunks = team.chunks;
-  const size_t lines = s.cuts.lines() * team.lanes * V * sizeof(A);
   launch("region_stats_backward", stats_backward<T, V>, s.images * s.most_rows * s.chunks, team.shape(),
-         lines + table_bytes(s), stream, view<const T>(args.x), view<T>(args.grad_x), s,
+         block_bytes<T>(s, s.cuts.lines(), team.lanes * V), stream, view<const T>(args.x), view<T>(args.grad_x), s,
          static_cast<const A*>(args.sums), static_cast<const A*>(args.power));
 }
 
@@ -304,7 +307,8 @@ void region_stats_backward(const RegionStats& args, Stream stream) {
   const Shape s = shape_of(args);
   with_type(args.x.dtype, [&](auto element) {
     typedef decltype(element) T;
-    const bool vectors = packs(args.x, kFull<T>, sizeof(T)) && packs(args.grad_x, kFull<T>, sizeof(T));
+    const bool vectors = packs(args.x, kFull<T>, sizeof(T)) && packs(args.grad_x, kFull<T>, sizeof(T)) &&
+                         aligned(args.sums) && aligned(args.power);
     if (vectors) return backward<T, kFull<T>>(args, s, cudaStream_t(stream));
     backward<T, 1>(args, s, cudaStream_t(stream));
   });

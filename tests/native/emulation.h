@@ -2,7 +2,8 @@
 // place of CUDA's. A block's threads are fibers, one running at a time; __syncthreads switches between them. Blocks run
 // one after another, in an order that ZIGZAG_EMULATED_ORDER=reversed turns round: no result may depend on it.
 //
-// What is checked: a barrier that not all threads reach ends the process with a message; built with a sanitizer, every
+// What is checked: a barrier that not all threads reach and a vector at an address that is no multiple of its size end
+// the process with a message; built with a sanitizer, every
 // access out of bounds (shared memory included: each block has its own, of the size asked for) and, by the thread
 // sanitizer, every pair of accesses of a block's threads that no barrier separates.
 #pragma once
@@ -200,6 +201,13 @@ ZIGZAG_SCHEDULER inline void barrier() {
   release(tag);
   leave(State::at_barrier);
   acquire(tag);
+}
+
+// A GPU reads and writes a vector at a multiple of its size alone.
+inline void check_aligned(const void* at, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes == 0) return;
+  std::fprintf(stderr, "emulation: an access to %zu bytes at %p, which is no multiple of that\n", bytes, at);
+  std::abort();
 }
 
 }  // namespace emulation

@@ -32,8 +32,14 @@ __global__ void diverge() {
   if (threadIdx.x < kThreads / 2) __syncthreads();
 }
 
+// Four values at once.
+__global__ void copy(const float* from, float* to) {
+  const int i = 4 * threadIdx.x;
+  store(to + i, load<4>(from + i));
+}
+
 int run(const char* what) {
-  std::vector<float> from(kThreads, 1), to(kThreads);
+  std::vector<float> from(4 * kThreads + 1, 1), to(4 * kThreads);
   const dim3 threads = {kThreads, 1, 1};
   const size_t shared = kThreads * sizeof(float);
   const auto is = [&](const char* name) { return std::strcmp(what, name) == 0; };
@@ -41,6 +47,8 @@ int run(const char* what) {
     launch("shift", shift, 1, threads, shared, nullptr, from.data(), to.data(), is("barrier"));
   } else if (is("overrun") || is("no-overrun")) {
     launch("fill", fill, 1, threads, shared, nullptr, to.data(), is("overrun"));
+  } else if (is("aligned") || is("misaligned")) {
+    launch("copy", copy, 1, threads, 0, nullptr, from.data() + is("misaligned"), to.data());
   } else {
     launch("diverge", diverge, 1, threads, 0, nullptr);
   }
