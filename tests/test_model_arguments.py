@@ -71,7 +71,9 @@ TARGETS = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "error", "name", "shown"), IMAGES + TARGETS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("spoil", "error", "name", "shown"), IMAGES + TARGETS, ids=[f"{row[2]}-{row[3]}" for row in IMAGES + TARGETS]
+)
 def test_a_detector_refuses(model, spoil, error, name, shown):
     images, targets = pictures()
     spoil(images, targets)

@@ -5,6 +5,8 @@
 // Backward is the adjoint: one value per rectangle, added to every pixel in it.
 #include "region_stats_kernel.h"
 
+#include <algorithm>
+
 #include "rows.h"
 
 namespace zigzag {
@@ -113,6 +115,9 @@ void sum_columns(const StatsAxis& cols, int64_t first_cell, int64_t grid, int64_
   }
 }
 
+// Pixels whose squares are summed one after the other: the digits lost grow with their number.
+constexpr int64_t kSquares = 128;
+
 // Reads the rows of one row atom: rectangle sums into `pieces`, and the sum of squares into `power`.
 // Pixels `ahead` elements on are fetched meanwhile: a block's share of a pixel is too short a run for
 // the hardware to follow.
@@ -125,15 +130,24 @@ inline void sum_rectangles(const Row<A>* rows, int64_t row_count, int64_t ahead,
     const int64_t step = rows[i].step;
     A* piece = pieces;
     Vec<A> square[NV] = {};
+    int64_t squares = 0;
     for (int64_t atom = 0; atom < cols.atoms; ++atom, piece += lanes) {
       Vec<A> sum[NV];
       for (int v = 0; v < NV; ++v) sum[v] = i > 0 ? load(piece + v * kLanes<A>) : Vec<A>{};
-      for (int64_t w = cols.bounds[atom]; w < cols.bounds[atom + 1]; ++w, pixel += step) {
-        for (int v = 0; v < NV; ++v) {
-          const Vec<A> x = load(pixel + v * kLanes<A>);
-          __builtin_prefetch(pixel + ahead + v * kLanes<A>, 0, 2);
-          sum[v] += x;
-          square[v] = fma(x, x, square[v]);
+      for (int64_t w = cols.bounds[atom]; w < cols.bounds[atom + 1];) {
+        const int64_t end = std::min<int64_t>(cols.bounds[atom + 1], w + kSquares - squares);
+        squares += end - w;
+        for (; w < end; ++w, pixel += step) {
+          for (int v = 0; v < NV; ++v) {
+            const Vec<A> x = load(pixel + v * kLanes<A>);
+            __builtin_prefetch(pixel + ahead + v * kLanes<A>, 0, 2);
+            sum[v] += x;
+            square[v] = fma(x, x, square[v]);
+          }
+        }
+        if (squares == kSquares) {
+          for (int v = 0; v < NV; ++v) power[v] += square[v], square[v] = Vec<A>{};
+          squares = 0;
         }
       }
       for (int v = 0; v < NV; ++v) store(piece + v * kLanes<A>, sum[v]);
