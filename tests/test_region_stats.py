@@ -26,6 +26,13 @@ def test_gradients(case, backend):
     check_gradients(case.problem(), backend.region_stats, reference.region_stats)
 
 
+@pytest.mark.parametrize("width", [320, 1024])
+@pytest.mark.parametrize("grids", [(1,), (3, 5, 7)], ids=str)
+def test_long_rows_keep_their_digits(grids, width, backend):
+    case = StatsCase((1, 16, 1, width), torch.bfloat16, grids=grids)
+    check_forward(case.problem(), backend.region_stats, reference.region_stats)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("halo", [0, 1, 2])
 @pytest.mark.parametrize("grids", GRIDS, ids=str)
