@@ -34,7 +34,7 @@ def tiny(benchmark_of, monkeypatch):
         pytest.importorskip(name)
     bench = benchmark_of("gpu_bench")
     from zigzag.backends import Backend, Backends
-    from zigzag.bench import ceilings, figures, run, runner, timing, workload
+    from zigzag.bench import ceilings, figures, registry, run, runner, timing, workload
     from zigzag.bench.settings import Settings
 
     for part in bench.PARTS.values():
@@ -45,8 +45,10 @@ def tiny(benchmark_of, monkeypatch):
     monkeypatch.setattr(Settings, "__post_init__", lambda _: None)  # which asks for a GPU for graphs
     monkeypatch.setattr(figures, "LINES", {"cpu": figures.LINES["cuda"]})
     stand_ins = {"cuda": "cpu", "triton": "reference"}
-    found = Backends({name: Backend(name, "cpu", lambda: None) for name in stand_ins})
+    found = Backends({name: Backend(name, "cuda", lambda: None) for name in stand_ins})
     monkeypatch.setattr(zigzag, "backends", lambda: found)
+    rivals = registry.rivals
+    monkeypatch.setattr(registry, "rivals", lambda operation, _: rivals(operation, "cuda"))
     under = workload.Formulation.under
     monkeypatch.setattr(workload.Formulation, "under", lambda self, name: under(self, stand_ins.get(name, name)))
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)

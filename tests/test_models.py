@@ -249,16 +249,15 @@ class TestWeights:
         ):
             assert words in str(caught.value)
 
-    @pytest.mark.parametrize("library", ["timm", "transformers"])
-    def test_a_model_that_a_library_has_not(self, library, monkeypatch):
+    def test_weights_that_timm_cannot_fetch(self, monkeypatch):
         def refuse(name, **_options):
-            raise {"timm": RuntimeError, "transformers": OSError}[library](f"{name} is unknown\nand more")
+            raise RuntimeError(f"{name} cannot be fetched\nand more")
 
-        fake = SimpleNamespace(create_model=refuse, AutoConfig=SimpleNamespace(from_pretrained=refuse))
+        fake = SimpleNamespace(is_model=lambda _: True, create_model=refuse)
         monkeypatch.setattr("zigzag.models.backbones._library", lambda _: fake)
-        message = f"backbone.name: {library} cannot make '{library}:nothing': nothing is unknown$"
+        message = "backbone.name: timm cannot make 'timm:nothing': nothing cannot be fetched$"
         with pytest.raises(ValueError, match=message):
-            build_backbone(BackboneConfig(f"{library}:nothing", norm="batch"))
+            build_backbone(BackboneConfig("timm:nothing", norm="batch", weights="pretrained"))
 
     def test_unknown_weights_of_torchvision(self):
         with pytest.raises(WeightsError, match="resnet18 has IMAGENET1K_V1"):

@@ -80,8 +80,15 @@ template <class A, int NV, bool product, int M>
 void backward_row(const PathwayArgs& args, int64_t n, const TargetRows<A>& rows, const BackwardScratch<A>& s) {
   for (int o = 0; o < NV * kLanes<A>; o += kLanes<A>) {
     const Vec<A> scale = load(s.scale + o), shift = load(s.shift + o), gain = load(s.gain + o);
-    Vec<A> grad_scale = {}, grad_shift = {}, grad_gain = {};  // of this row: long sums in float32 want levels
+    Vec<A> grad_scale = {}, grad_shift = {}, grad_gain = {};
+    const auto add_up = [&] {
+      add_to(s.grad_scale + o, grad_scale);
+      add_to(s.grad_shift + o, grad_shift);
+      add_to(s.grad_gain + o, grad_gain);
+      grad_scale = grad_shift = grad_gain = Vec<A>{};
+    };
     for (int64_t w = 0; w < args.widths[n]; ++w) {
+      if (w > 0 && w % kRun == 0) add_up();
       Vec<A> grad = {};
       if (rows.grad.data) grad = load(rows.grad.data + w * rows.grad.step + o);
       if (rows.grad_sum.data) grad += load(rows.grad_sum.data + w * rows.grad_sum.step + o);
@@ -97,9 +104,7 @@ void backward_row(const PathwayArgs& args, int64_t n, const TargetRows<A>& rows,
       store(rows.grad_base.data + w * rows.grad_base.step + o, through);
       if constexpr (M != 0) spread_product<A, product, M>(args, w, o, grad, gain, grad_gain, s);
     }
-    add_to(s.grad_scale + o, grad_scale);
-    add_to(s.grad_shift + o, grad_shift);
-    add_to(s.grad_gain + o, grad_gain);
+    add_up();
   }
   zero_pixels(rows.grad_base, args.widths[n], args.width, NV * kLanes<A>);
 }
@@ -121,13 +126,19 @@ void reduce_context(const PathwaySource& source, int64_t n, const SourceScratch<
   const A* plain = plain_context(source, n, s, &width);
   for (int o = 0; o < lanes; o += kLanes<A>) {
     Vec<A> grad_scale = {}, grad_shift = {};
-    for (int64_t i = o; i < width * lanes; i += lanes) {
+    const auto add_up = [&] {
+      add_to(s.grad_scale + o, grad_scale);
+      add_to(s.grad_shift + o, grad_shift);
+      grad_scale = grad_shift = Vec<A>{};
+    };
+    for (int64_t w = 0; w < width; ++w) {
+      if (w > 0 && w % kRun == 0) add_up();
+      const int64_t i = w * lanes + o;
       const Vec<A> grad = load(s.grad_context + i);
       grad_scale = fma(grad, load(plain + i), grad_scale);
       grad_shift += grad;
     }
-    add_to(s.grad_scale + o, grad_scale);
-    add_to(s.grad_shift + o, grad_shift);
+    add_up();
   }
   if (!shrinks(source, n)) return;
   const ResizeAxis& cols = source.cols[n];

@@ -115,9 +115,6 @@ void sum_columns(const StatsAxis& cols, int64_t first_cell, int64_t grid, int64_
   }
 }
 
-// Pixels whose squares are summed one after the other: the digits lost grow with their number.
-constexpr int64_t kSquares = 128;
-
 // Reads the rows of one row atom: rectangle sums into `pieces`, and the sum of squares into `power`.
 // Pixels `ahead` elements on are fetched meanwhile: a block's share of a pixel is too short a run for
 // the hardware to follow.
@@ -135,7 +132,7 @@ inline void sum_rectangles(const Row<A>* rows, int64_t row_count, int64_t ahead,
       Vec<A> sum[NV];
       for (int v = 0; v < NV; ++v) sum[v] = i > 0 ? load(piece + v * kLanes<A>) : Vec<A>{};
       for (int64_t w = cols.bounds[atom]; w < cols.bounds[atom + 1];) {
-        const int64_t end = std::min<int64_t>(cols.bounds[atom + 1], w + kSquares - squares);
+        const int64_t end = std::min<int64_t>(cols.bounds[atom + 1], w + kRun - squares);
         squares += end - w;
         for (; w < end; ++w, pixel += step) {
           for (int v = 0; v < NV; ++v) {
@@ -145,7 +142,7 @@ inline void sum_rectangles(const Row<A>* rows, int64_t row_count, int64_t ahead,
             square[v] = fma(x, x, square[v]);
           }
         }
-        if (squares == kSquares) {
+        if (squares == kRun) {
           for (int v = 0; v < NV; ++v) power[v] += square[v], square[v] = Vec<A>{};
           squares = 0;
         }

@@ -8,6 +8,9 @@
 namespace zigzag {
 namespace ZIGZAG_ISA {
 
+// Pixels of a row that are summed one after the other: the digits that a float32 sum loses grow with their number.
+constexpr int64_t kRun = 128;
+
 inline float widen_half(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
   const uint32_t rest = bits & 0x7fffu;

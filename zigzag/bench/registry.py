@@ -105,14 +105,8 @@ class Subject:
 
     def build(self, work: Workload) -> Case:
         """The case, on a GPU with every fused backend that runs there as a side of its own; compiled where wanted."""
-        case, backends = self.entry.build(work), zigzag.backends()
-        names = [
-            name
-            for name in FUSED
-            if backends[name].device == work.device.type
-            and backends[name].available
-            and (case.operation, name) not in dispatch.WITHOUT_KERNELS
-        ]
+        case = self.entry.build(work)
+        names = rivals(case.operation, work.device.type)
         own = {name: case.formulations[OURS].under(name) for name in names}
         if self.compiled is not None and EAGER in case.formulations:
             own[COMPILED] = case.formulations[EAGER].compiled(self.compiled)
@@ -124,6 +118,14 @@ class Subject:
         compiling = 0.0 if self.compiled is None else self.entry.compiling
         share = len(self.directions) / len(self.entry.directions)
         return self.entry.checking * pixels + (self.entry.timing + compiling) * share
+
+
+def rivals(operation: str, device: str) -> list[str]:
+    """The fused backends that are sides of their own: those that run on a GPU; a CPU has one, and it is ours."""
+    if device != "cuda":
+        return []
+    backends, missing = zigzag.backends(), dispatch.WITHOUT_KERNELS
+    return [name for name in FUSED if backends[name].available and (operation, name) not in missing]
 
 
 def _stats(level: int) -> Entry:
