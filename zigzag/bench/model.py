@@ -42,6 +42,10 @@ CLASSES = 21
 BACKBONE = "resnet50"
 
 
+_RESIDUAL = 0.25
+"""Scale of the residual branches: random ones of full scale multiply a rounding from block to block."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network(Formulation):
     """A network and its images as one side of a case.
@@ -167,6 +171,9 @@ def _networks(work: Workload, images: Tensor) -> tuple[SemanticSegmenter, Semant
     for module in ours.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
+        last = getattr(module, "bn3", getattr(module, "bn2", None))
+        if last is not None:
+            nn.init.constant_(last.weight, _RESIDUAL)
     _maps(ours, images)
     ours.eval()
     with torch.device("meta"):
