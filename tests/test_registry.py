@@ -67,7 +67,7 @@ class TestSuites:
         assert compiled.seconds(473) == plain.seconds(473) + plain.entry.compiling
 
     def test_a_backend_without_kernels_is_no_side(self, monkeypatch):
-        stand_ins = [Backend(name, "cpu", lambda: None) for name in ("triton", "cuda")]
+        stand_ins = [Backend(name, "cuda", lambda: None) for name in ("triton", "cuda")]
         monkeypatch.setattr(zigzag, "backends", lambda: Backends({each.name: each for each in stand_ins}))
         formulation = Formulation(lambda *_: [], [], [], [])
 
@@ -75,7 +75,7 @@ class TestSuites:
             fields = dict.fromkeys((field.name for field in dataclasses.fields(Case)), None)
             return Case(**fields | {"operation": operation, "formulations": {OURS: formulation}})
 
-        work = SimpleNamespace(device=torch.device("cpu"))
+        work = SimpleNamespace(device=torch.device("cuda"))
         for operation, sides in (
             ("position_sensitive_pool", {OURS, "triton"}),
             ("region_norm", {OURS, "triton", "cuda"}),
