@@ -1,9 +1,8 @@
-"""The benchmark's own machinery: its clock, its verdicts, its memory counts, and that a wrong result gets no time."""
+"""The benchmark's own machinery: its verdicts, its memory counts, its cases, and that a wrong result gets no time."""
 
 import dataclasses
 import importlib.util
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -55,99 +54,6 @@ def build(name, work):
 def measured(case, directions=("forward", "forward+backward")):
     rows = runner.measure(case, directions, Settings(quick=True), CEILINGS, 64, lambda _: None)
     return {(row.backend, row.direction): row for row in rows}
-
-
-class Clock:
-    """A clock that side effects move: each run takes what it says."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
-
-    def run(self, *seconds, log=None, name=""):
-        left = list(seconds)
-
-        def one():
-            self.now += left.pop(0) if len(left) > 1 else left[0]
-            if log is not None:
-                log.append(name)
-
-        return one
-
-
-class TestTiming:
-    def test_quantiles_interpolate(self):
-        assert timing.quantile([3, 1, 2], 0.5) == 2
-        assert timing.quantile([0, 10], 0.2) == 2
-        assert timing.quantile([7], 0.8) == 7
-
-    def test_sides_run_interleaved_in_alternating_order(self):
-        clock, log = Clock(), []
-        sides = {name: clock.run(1.0, log=log, name=name) for name in "ab"}
-        timing.interleave(sides, timing.Plan(3, {"a": 1, "b": 1}), clock=clock)
-        assert "".join(log) == "abbaab"
-
-    def test_what_runs_before_is_not_timed(self):
-        clock, log = Clock(), []
-        before, run = clock.run(5.0, log=log, name="-"), clock.run(1.0, log=log, name="a")
-        samples = timing.interleave({"a": run}, timing.Plan(3, {"a": 1}), clock=clock, before=before)
-        assert "".join(log) == "-a-a-a"
-        assert samples["a"].median == 1.0
-
-    def test_a_slow_side_skips_rounds_and_still_pairs(self):
-        clock = Clock()
-        sides = {"slow": clock.run(8.0), "fast": clock.run(1.0)}
-        samples = timing.interleave(sides, timing.Plan(8, {"slow": 4, "fast": 1}), clock=clock)
-        assert (samples["slow"].runs, samples["fast"].runs) == (2, 8)
-        assert timing.ratio(samples["slow"], samples["fast"]) == timing.Ratio(8.0, None, 2)
-
-    def test_a_machine_slower_than_planned_ends_early_with_every_side_timed(self):
-        clock = Clock()
-        sides = {"a": clock.run(5.0), "b": clock.run(5.0)}
-        samples = timing.interleave(sides, timing.Plan(50, {"a": 1, "b": 4}), limit=12.0, clock=clock)
-        assert (samples["a"].runs, samples["b"].runs) == (2, 1)
-
-    def test_drift_that_hits_both_sides_leaves_the_ratio(self):
-        clock = Clock()
-        sides = {"a": clock.run(2.0, 4.0, 8.0), "b": clock.run(1.0, 2.0, 4.0)}
-        samples = timing.interleave(sides, timing.Plan(3, {"a": 1, "b": 1}), clock=clock)
-        assert timing.ratio(samples["a"], samples["b"]).median == 2.0
-
-    def test_a_difference_within_the_spread_is_noise(self):
-        a, b = timing.Samples({0: 1.0, 1: 1.2, 2: 0.9}), timing.Samples({0: 1.1, 1: 1.0, 2: 1.0})
-        assert timing.ratio(a, b).noise
-        assert not timing.ratio(timing.Samples({0: 3.0, 1: 3.1}), b).noise
-
-    @pytest.mark.parametrize(("runs", "words"), [(1, "1 run"), (2, "2 runs"), (3, "")])
-    def test_one_or_two_runs_state_no_spread(self, runs, words):
-        slow, fast = (timing.Samples(dict.fromkeys(range(runs), seconds)) for seconds in (4.0, 1.0))
-        found = timing.ratio(slow, fast)
-        assert timing.few(runs) == words
-        if words:
-            assert (found.median, found.spread, found.noise, slow.spread) == (4.0, None, None, None)
-        else:
-            assert (found.median, found.spread, found.noise, slow.spread) == (4.0, (4.0, 4.0), False, (4.0, 4.0))
-
-    def test_sides_that_never_met_have_no_ratio(self):
-        with pytest.raises(ValueError, match="share no round"):
-            timing.ratio(timing.Samples({0: 1.0}), timing.Samples({1: 1.0}))
-
-    def test_the_plan_keeps_to_the_budget_and_the_bounds(self):
-        estimates = {"fast": 0.01, "slow": 1.0, "slower": 4.0}
-        plan = timing.plan(estimates, budget=9.0, closely=("fast", "slow"), least=4, most=60)
-        counts = {name: -(-plan.rounds // stride) for name, stride in plan.strides.items()}
-        assert counts == {"fast": 60, "slow": 4, "slower": 1}
-        assert all(stride & (stride - 1) == 0 for stride in plan.strides.values())
-        assert plan.seconds(estimates) <= 9.0
-
-    def test_warm_up_stops_when_stable(self):
-        clock = Clock()
-        assert timing.warm_up(
-            clock.run(5.0, 3.0, 1.0, 1.05, 99.0), 100.0, partial(timing.timed, clock=clock)
-        ) == pytest.approx(1.05)
-        assert timing.warm_up(clock.run(5.0, 99.0), 2.0, partial(timing.timed, clock=clock)) == 5.0
 
 
 class TestAccuracy:
@@ -431,82 +337,6 @@ class TestCompiled:
         runner.time_sides(case, "forward", checks, Settings(quick=True))
         assert seen[EAGER] == 60.0
         assert seen[COMPILED] < 60.0
-
-
-def row_of(side, direction, seconds, **fields):
-    """A row of dense_pathway, level 1, on a GPU."""
-    from zigzag.bench.rows import Row
-
-    known = dict.fromkeys((field.name for field in dataclasses.fields(Row)), None)
-    known |= {"case": "dense_pathway.level1", "layout": "channels_last", "grids": (3, 5, 7), "dtype": "bfloat16"}
-    known |= {"backend": side, "direction": direction, "median": seconds, "device": "cuda", "timing": "events"}
-    return Row(**known | fields)
-
-
-class TestFiguresOfAGPU:
-    def found(self, rows):
-        from zigzag.bench.figures import figures
-
-        return {figure.what: figure for figure in figures(rows)}
-
-    def test_shares_of_the_copy_bandwidth(self):
-        rate = 1e12
-        rows = [
-            row_of(side, way, seconds, bytes=moved, copy_share=moved / seconds / rate)
-            for side, way, seconds, moved in (
-                (OURS, "forward", 1e-3, 9e8),
-                (OURS, "forward+backward", 4e-3, 9e8 + 15e8),
-                ("triton", "forward", 2e-3, 9e8),
-            )
-        ]
-        found = self.found(rows)
-        forward, backward = (
-            found[f"dense_pathway, level 1, {way}: share of the copy bandwidth"] for way in ("forward", "backward")
-        )
-        assert forward.values == pytest.approx({OURS: 0.9, "triton": 0.45})
-        assert (forward.asked, forward.reached) == ("≥ 0.85", True)
-        assert backward.values == pytest.approx({OURS: 0.5})
-        assert backward.reached is False
-
-    def test_the_faster_of_two_backends(self):
-        rows = [
-            row_of(*own) for own in (("triton", "forward", 3e-3), ("cuda", "forward", 2e-3), (OURS, "forward", 3e-3))
-        ]
-        figure = self.found(rows)["dense_pathway, forward / the faster of triton and cuda"]
-        assert figure.values == pytest.approx({"triton": 1.5, "cuda": 1.0, OURS: 1.5})
-        assert (figure.asked, figure.reached) == ("", None)
-
-    def test_other_sides_over_ours_come_from_the_same_floor(self):
-        fuse = {"case": "neck.fuse", "kernel": 3}
-        rows = [
-            row_of(side, "forward+backward", 1.0, over_floor=over, **fuse)
-            for side, over in ((OURS, 1.3), (EAGER, 6.5), (OURS, 99.0), (COMPILED, 2.6))
-        ]
-        found = self.found(rows)
-        assert found["neck, forward + backward: eager / this"].values[OURS] == pytest.approx(5.0)
-        assert found["neck, forward + backward: compiled / this"].values == pytest.approx({OURS: 2.0, EAGER: 0.4})
-
-    def test_a_graph_is_held_against_eager_as_it_is_launched(self):
-        whole = {"case": "neck.whole", "kernel": 3}
-        rows = [
-            row_of(EAGER, "forward", 8e-3, shape="1x8", **whole),
-            row_of(OURS, "forward", 4e-3, shape="1x8", **whole),
-            row_of(OURS, "forward", 1e-3, shape="1x8", timing="graph", **whole),
-            row_of(EAGER, "forward", 2e-3, shape="1x8", timing="graph", **whole),
-        ]
-        what = "neck of a small image, forward: eager / a CUDA graph of this"
-        assert self.found(rows)[what].values == pytest.approx({OURS: 8.0, EAGER: 4.0})
-        assert what not in self.found([dataclasses.replace(row, timing="events") for row in rows])
-        assert what not in self.found([dataclasses.replace(rows[0], shape="16x8"), *rows[1:]])
-
-    def test_peak_memory_against_eagers(self):
-        rows = [
-            row_of(side, "forward+backward", 1.0, case="neck.fuse", kernel=3, peak_bytes=peak)
-            for side, peak in ((OURS, 3 << 30), (EAGER, 10 << 30))
-        ]
-        figure = self.found(rows)["peak memory of the neck's forward + backward / eager's"]
-        assert figure.values[OURS] == pytest.approx(0.3)
-        assert figure.reached
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from zigzag.errors import first_line
+
 OVERRIDE = "ZIGZAG_LIBRARY"
 """Environment variable that names another file to load as the main library, such as a build with sanitizers."""
 
@@ -49,7 +51,7 @@ def load(name: str = "_C") -> Library:
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:
-        summary = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        summary = first_line(error)
         return Library(path, f"{path.name} does not load into torch {torch.__version__}: {summary}")
     return Library(path, None)
 

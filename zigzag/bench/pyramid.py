@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zigzag.bench.settings import SEED, BenchError, Settings
+from zigzag.errors import first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -83,7 +84,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        summary = str(error).strip().splitlines()[0]
+        summary = first_line(error)
         raise BenchError(f"--weights: {str(path)!r} cannot be loaded as a state dict: {summary}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BenchError(f"--weights: {str(path)!r} holds no state dict (a mapping from names to tensors)")

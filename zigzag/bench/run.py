@@ -25,6 +25,7 @@ from zigzag.bench.session import Session
 from zigzag.bench.settings import ALLOCATOR, BenchError, Settings
 from zigzag.bench.sweep import Point
 from zigzag.bench.workload import FUSED, OURS, Workload
+from zigzag.errors import first_line
 from zigzag.report import page
 
 BUSY = 0.5
@@ -157,7 +158,7 @@ class _Session:
             raise
         except Exception as error:  # noqa: BLE001
             self.screen.note(traceback.format_exc(), warning=True)
-            self.faults.append(f"failed: {name}: {runner.summary(error)}")
+            self.faults.append(f"failed: {name}: {first_line(error)}")
 
     def _case(self, subject: Subject, work: Workload) -> None:
         case = subject.build(work)

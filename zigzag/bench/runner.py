@@ -18,6 +18,7 @@ from zigzag.bench.settings import Settings
 from zigzag.bench.timing import Ratio, Run, Samples, interleave, plan, ratio, timed, warm_up
 from zigzag.bench.workload import COMPILED, EAGER, FLOOR, OURS, SIDES, Case, Direction, key
 from zigzag.cost import total
+from zigzag.errors import first_line
 
 Tell = Callable[[str], None]
 
@@ -116,12 +117,7 @@ def _first_run(case: Case, side: str, direction: Direction, exact: Results, devi
             (seconds, results), peak = peak_growth(run, device)
         return Check(seconds, group_errors(results, exact, dtype), saved=saved.total, peak=peak)
     except Exception as error:  # noqa: BLE001 - a kernel's compiler raises what it likes, and the other sides go on
-        return Check(failure=summary(error))
-
-
-def summary(error: Exception) -> str:
-    """The first line of an error, or its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Check(failure=first_line(error))
 
 
 def _verdict(check: Check, stock: Mapping[str, GroupError]) -> Verdict | None:
@@ -156,7 +152,7 @@ def _graphs(sides: Mapping[str, Run], checks: dict[str, Check]) -> dict[str, Run
         try:
             found[side] = graphed(run)
         except RuntimeError as error:
-            checks[side] = Check(failure=f"no CUDA graph: {summary(error)}")
+            checks[side] = Check(failure=f"no CUDA graph: {first_line(error)}")
     return found
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
+from zigzag.errors import first_line
 from zigzag.models.weights import WeightReport, load_backbone_weights
 
 _STRIDES = (4, 8, 16, 32)
@@ -118,7 +119,7 @@ class TransformersBackbone(Backbone):
             if config.weights == "pretrained":  # AutoBackbone's own loading takes no folder
                 self.body = type(self.body).from_pretrained(name, config=settings)
         except (OSError, ValueError) as error:
-            why = str(error).partition("\n")[0]
+            why = first_line(error)
             expected = "backbone.name must name a backbone of transformers, or a folder with one"
             raise ValueError(f"{expected}, got {config.name!r}: {why}") from error
         self.channels = tuple(self.body.channels)
@@ -155,7 +156,7 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     try:
         return TimmBackbone(config) if library == "timm" else TransformersBackbone(config)
     except (OSError, RuntimeError) as error:
-        summary = (str(error).strip() or type(error).__name__).splitlines()[0]
+        summary = first_line(error)
         raise ValueError(f"backbone.name: {library} cannot make {config.name!r}: {summary}") from error
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from zigzag.errors import first_line
+
 State = dict[str, Tensor]
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -72,7 +74,7 @@ def read_weights(path: str | Path) -> State:
     except ModuleNotFoundError as error:
         raise WeightsError(f"weights: {str(path)!r} needs: pip install {error.name}") from error
     except Exception as error:  # a damaged file can raise anything
-        summary = (str(error).strip() or type(error).__name__).splitlines()[0]
+        summary = first_line(error)
         raise WeightsError(f"weights: {str(path)!r} cannot be read safely: {summary}") from error
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

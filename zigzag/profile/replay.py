@@ -10,6 +10,7 @@ import torch
 import zigzag
 from zigzag.bench.settings import BenchError
 from zigzag.bench.timing import Plan, few, interleave, timed
+from zigzag.errors import first_line
 from zigzag.profile import capture
 from zigzag.profile.ranges import named
 
@@ -71,7 +72,7 @@ def _first(call: capture.Call) -> tuple[float, list[torch.Tensor]]:
         with named(RANGE):
             return timed(lambda: _finished(call))
     except (RuntimeError, TypeError, ValueError) as error:
-        raise BenchError(f"the call cannot run: {str(error).strip().splitlines()[0]}") from error
+        raise BenchError(f"the call cannot run: {first_line(error)}") from error
 
 
 def _finished(call: capture.Call) -> list[torch.Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zigzag.data.source import summary
+from zigzag.errors import first_line
 from zigzag.models import WeightsError
 from zigzag.models.weights import compare
 
@@ -65,7 +66,7 @@ def read_checkpoint(path: Path, *, resumes: bool) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged file can raise anything
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         raise WeightsError(f"--ckpt_path: {str(path)!r} cannot be read: {why}; {expected}") from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"--ckpt_path: {str(path)!r} holds one {type(content).__name__}; {expected}")
