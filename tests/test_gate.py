@@ -5,6 +5,8 @@ import math
 import random
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +159,20 @@ class TestProcesses:
         speeds = processes._in_turns([one("a"), one("b")], "key")
         assert "".join(log).startswith("ab-a-b-b-a-a-b")
         assert speeds == [[2.0] * processes.FEWEST] * 2
+
+    def test_a_baseline_older_than_a_module_of_the_benchmark_takes_this_checkouts(self, tmp_path):
+        (tmp_path / "zigzag").mkdir()
+        (tmp_path / "zigzag" / "__init__.py").write_text("")
+        (tmp_path / "zigzag" / "config.py").write_text("")
+        code = (
+            f"import sys; sys.path.insert(0, {str(Path(processes.__file__).parent)!r}); import worker, pathlib\n"
+            f"worker.overlay(pathlib.Path({str(tmp_path)!r}))\n"
+            "import zigzag.bench, zigzag.config, zigzag.errors; print(zigzag.config.__file__, zigzag.errors.__file__)"
+        )
+        ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+        assert ran.stdout.split() == [
+            str(root / "zigzag" / name) for root, name in ((tmp_path, "config.py"), (builds.ROOT, "errors.py"))
+        ]
 
     def test_a_process_that_fails_is_an_error_that_names_its_build(self, tmp_path):
         (tmp_path / "zigzag").mkdir()

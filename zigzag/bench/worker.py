@@ -3,9 +3,9 @@
     python -P worker.py ROOT SETTINGS
 
 ROOT holds the zigzag package to measure. The benchmark's own code comes from beside this file, whatever ROOT has, so
-that two builds are measured by the same cases. SETTINGS is a JSON object of `Settings`. The first line on standard
-output is the list of keys; then every line on standard input is a key, and the answer, one JSON line, the seconds of
-the floor and of ours in one round.
+that two builds are measured by the same cases; modules it needs and ROOT is too old to have come with it. SETTINGS is
+a JSON object of `Settings`. The first line on standard output is the list of keys; then every line on standard input
+is a key, and the answer, one JSON line, the seconds of the floor and of ours in one round.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def overlay(root: Path) -> None:
-    """Make ``zigzag`` the package in ``root``, and ``zigzag.bench`` the one beside this file."""
+    """Make ``zigzag`` the package in ``root``, ``zigzag.bench`` the one beside this file, and add what it lacks."""
     sys.path.insert(0, str(root))
     import zigzag
 
@@ -28,6 +28,7 @@ def overlay(root: Path) -> None:
     )
     if spec is None or spec.loader is None or Path(zigzag.__file__).parent.parent != root:
         raise ImportError(f"{root} holds no zigzag package")
+    zigzag.__path__.append(str(here.parent))
     sys.modules["zigzag.bench"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
