@@ -63,6 +63,10 @@ class TestCompare:
         after = [row(median=2e-3), row(backend="floor", over_floor=1.0, median=2e-3)]
         assert outcomes(before, after) == ["noise", "slower"]
 
+    def test_sizes_of_a_sweep_are_compared_each_with_itself_and_the_first_of_a_key(self):
+        sweep = [row(over_floor=1.5), row(over_floor=3.0, size=118), row(over_floor=9.0)]
+        assert outcomes(sweep, sweep) == ["noise", "noise"]
+
     def test_two_runs_state_no_spread(self):
         assert outcomes([row(runs=2)], [row(over_floor=9.0)]) == []
 

@@ -25,7 +25,7 @@ class Comparison:
     """One row of both runs.
 
     Attributes:
-        key, backend: of the row.
+        key, backend, size: of the row.
         what: "ratio" where times over the floor are compared, which a drift of the machine does not reach; else "time".
         a, b: the two values.
         spread: of the ratio b / a, as a share: from the 20th to the 80th percentile of either run, the wider one.
@@ -34,6 +34,7 @@ class Comparison:
 
     key: str
     backend: str
+    size: int
     what: Literal["ratio", "time"]
     a: float
     b: float
@@ -54,9 +55,22 @@ class Comparison:
 
 def compare(a: Run, b: Run) -> list[Comparison]:
     """All rows that both runs have timed often enough, in the order of ``a``."""
-    others = {(row.key, row.backend): row for row in b.rows if not row.few}
-    pairs = [(row, others[row.key, row.backend]) for row in a.rows if (row.key, row.backend) in others]
-    return [_weigh(one, other) for one, other in pairs if not one.few]
+    ones, others = _timed(a), _timed(b)
+    return [_weigh(row, others[name]) for name, row in ones.items() if name in others]
+
+
+def _name(row: Row) -> tuple[str, str, int]:
+    """What a row measures: a sweep does so at several sizes."""
+    return row.key, row.backend, row.size
+
+
+def _timed(run_: Run) -> dict[tuple[str, str, int], Row]:
+    """The rows with a spread; what a sweep measured again is left out."""
+    found: dict[tuple[str, str, int], Row] = {}
+    for row in run_.rows:
+        if not row.few:
+            found.setdefault(_name(row), row)
+    return found
 
 
 def _weigh(one: Row, other: Row) -> Comparison:
@@ -67,7 +81,7 @@ def _weigh(one: Row, other: Row) -> Comparison:
     (a, b), spreads = [middle or 0.0 for middle, _, _ in values], []
     for middle, low, high in values:
         spreads.append(((high or 0.0) - (low or 0.0)) / (middle or 1.0))
-    return Comparison(one.key, one.backend, "time" if floor else "ratio", a, b, max(spreads))
+    return Comparison(one.key, one.backend, one.size, "time" if floor else "ratio", a, b, max(spreads))
 
 
 def run(first: str, second: str, folder: Path) -> int:
@@ -120,13 +134,14 @@ def _where(machine: Machine) -> str:
 
 
 def _unmatched(a: Run, b: Run) -> str:
-    keys = [{(row.key, row.backend) for row in run_.rows} for run_ in (a, b)]
+    keys = [{_name(row) for row in run_.rows} for run_ in (a, b)]
     return f"{len(keys[0] - keys[1])} only in A, {len(keys[1] - keys[0])} only in B"
 
 
 def _table(found: Sequence[Comparison]) -> Table:
     table = Table(header_style="bold", pad_edge=False, box=None)
     table.add_column("case", no_wrap=True)
+    table.add_column("crop", justify="right")
     for name in ("side", "compared"):
         table.add_column(name)
     for name in ("A", "B", "B / A", "spread", ""):
@@ -136,7 +151,7 @@ def _table(found: Sequence[Comparison]) -> Table:
         shown = [f"{1e3 * value:.4g} ms" if each.what == "time" else f"{value:.3g}" for value in (each.a, each.b)]
         what = "time" if each.what == "time" else "/ floor"
         table.add_row(
-            each.key, each.backend, what, *shown, f"{each.change:+.1%}", f"{each.spread:.0%}",
+            each.key, str(each.size), each.backend, what, *shown, f"{each.change:+.1%}", f"{each.spread:.0%}",
             Text(each.outcome, style=style[each.outcome]),
         )  # fmt: skip
     return table
