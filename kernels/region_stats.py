@@ -19,6 +19,7 @@ from torch import Tensor
 
 from zigzag.kernels.geometry import any_line_begins, entry_of, has_rows, image_size, line_span, lines
 from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, tiles
+from zigzag.kernels.rounding import dithered_for
 
 STRIP = 32
 """Rows of a strip. Fixed, as COLUMNS is: an image's sums must not depend on the map that it lies in."""
@@ -309,11 +310,11 @@ def _row_gradient(
 
 @triton.jit
 def spread_sums(
-    x, grad_sums, grad_power, grad_x, valid, shape, to_strides, channels, entries,
+    x, grad_sums, grad_power, others, grad_x, valid, shape, other_strides, to_strides, channels, entries,
     GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, PAIRS: tl.constexpr, CHUNK: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a tile of a map, row by row: of the lines that each pixel lies in, and of its square."""
+    """The gradient of a tile of a map, row by row: of the lines that each pixel lies in, of its square, and others'."""
     height, width, sn, sc, sh, sw = shape
     to_n, to_c, to_h, to_w = to_strides
     c = tl.program_id(0) % tl.cdiv(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
@@ -329,6 +330,10 @@ def spread_sums(
     to_offsets = w[:, None].to(tl.int64) * to_w + c[None, :].to(tl.int64) * to_c
     x += n.to(tl.int64) * sn
     grad_x += n.to(tl.int64) * to_n
+    if others is not None:
+        other_n, other_c, other_h, other_w = other_strides
+        others += n.to(tl.int64) * other_n
+        other_offsets = w[:, None].to(tl.int64) * other_w + c[None, :].to(tl.int64) * other_c
     grad_sums += n.to(tl.int64) * entries * channels
     twice = 2 * tl.load(grad_power + n.to(tl.int64) * channels + c, mask=c < channels, other=0.0)
     change = tl.zeros([COLUMNS, CHANNELS], ACC)
@@ -338,14 +343,25 @@ def spread_sums(
         inside = (w < own_width)[:, None] & (p < own_height)
         pixels = tl.load(x + tl.cast(p, tl.int64) * sh + offsets, mask=inside & real, other=0.0).to(ACC)
         grad = tl.where(inside, change + twice[None, :] * pixels, 0.0)
+        if others is not None:
+            rest = others + tl.cast(p, tl.int64) * other_h + other_offsets
+            grad += tl.load(rest, mask=(w < width)[:, None] & real, other=0.0).to(ACC)
+            # What others gave was rounded already: a sum that hardly differs from it would be rounded back to it.
+            grad = dithered_for(grad_x.dtype.element_ty, grad, p + 0 * w[:, None], w[:, None], c[None, :])
         to = grad_x + tl.cast(p, tl.int64) * to_h + to_offsets
         tl.store(to, grad.to(grad_x.dtype.element_ty), mask=(w < width)[:, None] & real)
 
 
 def region_stats_backward(
-    x: Tensor, grad_sums: Tensor, grad_power: Tensor, grids: list[int], halo: int, valid: Tensor | None
+    x: Tensor,
+    grad_sums: Tensor,
+    grad_power: Tensor,
+    grids: list[int],
+    halo: int,
+    valid: Tensor | None,
+    others: Tensor | None,
 ) -> Tensor:
-    """The gradient of x, in its strides."""
+    """The gradient of x, in its strides; ``others``, the gradient by what else reads x, added."""
     lines = lines_of(grids, halo)
     number, channels, height, width = x.shape
     grad_x = torch.empty_like(x)
@@ -358,9 +374,11 @@ def region_stats_backward(
         x,
         grad_sums,
         grad_power,
+        others,
         grad_x,
         valid,
         (height, width, *x.stride()),
+        None if others is None else others.stride(),
         grad_x.stride(),
         channels,
         lines.entries,

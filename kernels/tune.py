@@ -58,7 +58,7 @@ def calls(dtype: torch.dtype, number: int = 16, channels: int = 256) -> dict[str
 
     return {
         "region_stats": lambda: region_stats(base, GRIDS, 1, None),
-        "region_stats_backward": lambda: region_stats_backward(base, sums, power, GRIDS, 1, None),
+        "region_stats_backward": lambda: region_stats_backward(base, sums, power, GRIDS, 1, None, base),
         "dense_pathway": lambda: dense_pathway(base, maps, *[*small, base, *rest]),
         "dense_pathway_backward": backward,
         "dense_pathway_backward.gather": backward,

@@ -30,6 +30,8 @@ def test_region_stats_by_hand() -> None:
     found = cost.region_stats((2, 3, 4, 5), (2,), 0)
     assert found == cost.Cost(read=120 * 4, written=30 * 4, flops=3 * 120)
     back = cost.region_stats((2, 3, 4, 5), (2,), 0, backward=True)
+    added = cost.region_stats((2, 3, 4, 5), (2,), 0, backward=True, others=True)
+    assert (added.read - back.read, added.flops - back.flops, added.written) == (4 * 120, 120, back.written)
     assert back == cost.Cost(read=150 * 4, written=120 * 4, flops=3 * 120 + 24)
 
 

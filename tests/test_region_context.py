@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from cases import FLOATS, branch_tensors, branches_of, laid_out, normal, poisoned, random_valid
-from checks import assert_same_bits, cotangents
+from checks import assert_parity, assert_same_bits, assert_within, cotangents, error_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,7 +47,7 @@ class Case:
 
     def at_once(self, backend, given, valid):
         branches, norm = self.arguments(given)
-        codes, affine = backend.region_context(given["x"], branches, GRIDS, pool=self.pool, norm=norm, valid=valid)
+        _, codes, affine = backend.region_context(given["x"], branches, GRIDS, pool=self.pool, norm=norm, valid=valid)
         assert (codes is None, affine is None) == (not self.coded, not self.normed)
         return [result for result in (codes, *(affine or ())) if result is not None]
 
@@ -114,8 +114,66 @@ def test_only_what_asks_for_a_gradient_gets_one(frozen, backend):
     assert all((tensor.grad is not None) == tensor.requires_grad for tensor in tensors.values())
 
 
+def normalised(backend, x, weight, bias):
+    """A GroupNorm of two groups, as the neck has it: folded, and applied where the map is read."""
+    x, _, affine = backend.region_context(x, norm=(weight, bias, 2, 1e-5))
+    return backend.dense_pathway(x, [], base_affine=affine)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_mean_that_a_norm_takes_from_a_gradient_is_not_lost(dtype, compiled):
+    """Summed over pixels, as for a convolution before the norm, where it is as large as what it is taken from."""
+    generator = torch.Generator().manual_seed(3)
+    x = laid_out(normal(generator, 2, 8, 60, 50, dtype=dtype), "channels_last")
+    weight, bias, cotangent = (normal(generator, *shape, dtype=dtype) for shape in ((8,), (8,), x.shape))
+    ways = {
+        "ours": lambda *given: normalised(compiled, *given),
+        "stock": lambda *given: torch.nn.functional.group_norm(given[0], 2, *given[1:], 1e-5),
+    }
+    found = {}
+    for name, way in ways.items():
+        for kind in (dtype, torch.float64):
+            given = [tensor.to(kind).requires_grad_() for tensor in (x, weight, bias)]
+            (found[name, kind],) = torch.autograd.grad(way(*given), given[0], cotangent.to(kind))
+    exact = found["stock", torch.float64]
+    assert_parity(found["ours", dtype], found["stock", dtype], exact, "gradient")
+    ours, stock, exact = (each.double().sum((2, 3)) for each in (found["ours", dtype], found["stock", dtype], exact))
+    assert_within(ours, exact, error_of(stock, exact), "its sums", measures=("relative",))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_what_others_give_comes_through_as_it_is(dtype, layout, padded, compiled):
+    case = Case(dtype=dtype, layout=layout, padded=padded)
+    tensors, valid = case.tensors()
+    branches, norm = case.arguments(tensors)
+    x, codes, affine = compiled.region_context(tensors["x"], branches, GRIDS, norm=norm, valid=valid)
+    given = laid_out(normal(torch.Generator().manual_seed(9), *x.shape, dtype=dtype), layout)
+    nothing = [torch.zeros_like(result) for result in (codes, *affine)]
+    (gradient,) = torch.autograd.grad([x, codes, *affine], tensors["x"], [given, *nothing])
+    assert_same_bits([gradient], [given], "gradient")
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradcheck_with_other_readers(padded, compiled):
+    case = Case((9, 8), torch.float64, padded=padded)
+    tensors, valid = case.tensors()
+    tensors = {name: tensor.detach().nan_to_num(0, 0, 0).requires_grad_() for name, tensor in tensors.items()}
+
+    def call(x):
+        branches, norm = case.arguments(tensors)
+        x, codes, affine = compiled.region_context(x, branches, GRIDS, pool="mean", norm=norm, valid=valid)
+        return x.square(), codes, *affine
+
+    assert torch.autograd.gradcheck(call, tensors["x"], fast_mode=True)
+
+
 def test_nothing_to_compute(backend):
-    assert backend.region_context(torch.zeros(1, 2, 3, 4)) == (None, None)
+    x = torch.zeros(1, 2, 3, 4)
+    found, *nothing = backend.region_context(x)
+    assert found is x
+    assert nothing == [None, None]
 
 
 def test_backward_twice_over_one_graph(compiled):

@@ -6,6 +6,7 @@ with few draws of cotangents. It must be chosen before Triton is imported: `make
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pytest
@@ -29,6 +30,8 @@ from triton.runtime.errors import OutOfResources
 from zigzag.kernels.launch import launches_to
 from zigzag.kernels.position_sensitive_pool import position_sensitive_pool, position_sensitive_pool_backward
 from zigzag.kernels.region_codes_products import areas
+from zigzag.kernels.region_stats import region_stats_backward
+from zigzag.kernels.rounding import dithered
 from zigzag.kernels.tune import best
 
 TWO, THREE = (True, True), (True, True, True)
@@ -90,6 +93,38 @@ def test_areas_read_no_sizes_of_images_that_are_not_there():
     found = torch.empty(16)
     write_areas[(1,)](valid, 4, found)
     assert found.tolist() == [6.0] * 16
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_others_give_the_map_is_added(padded):
+    problem = StatsCase((2, 3, 35, 67), padded=padded).problem()
+    x, valid = problem.tensors["x"].detach().nan_to_num(), problem.sizes["x"]
+    sums, power = zigzag.ops.region_stats(x, (3, 5), 1, valid=valid, backend="triton")
+    others = x.transpose(0, 1).contiguous().transpose(0, 1) + 1  # strides of its own
+    call = functools.partial(region_stats_backward, x, sums, power, [3, 5], 1, valid)
+    assert_same_bits([call(others)], [call(None) + others], "gradient")
+
+
+@triton.jit
+def write_dithered(values, to):
+    at = tl.arange(0, 4096)
+    h, w = at // 64, at % 64
+    tl.store(to + at, dithered(tl.load(values + at), h, w, at * 0 + 5, 16, 3e38))
+
+
+def test_dithering_adds_no_bias_and_leaves_what_the_type_holds():
+    value = 1 + 2**-7 / 5  # a fifth of the way between two neighbours in bfloat16
+    found = torch.empty(4096)
+    for given, expected, within in (
+        (value, value, 1e-4),
+        (1 + 2**-7, 1 + 2**-7, 0),
+        (0.0, 0.0, 0),
+        (-value, -value, 1e-4),
+    ):
+        write_dithered[(1,)](torch.full((4096,), given), found)
+        rounded = found.bfloat16().double()
+        assert rounded.mean().item() == pytest.approx(expected, abs=within)
+        assert len(rounded.unique()) == (2 if within else 1)
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[15]], ids=str)

@@ -130,7 +130,7 @@ def call_stats(dtype, size, grids, halo, **options):
 
     (x,) = maps_of(dtype, size, **options)
     sums, power = region_stats(x, grids, halo, None)
-    region_stats_backward(x, sums, power, grids, halo, None)
+    region_stats_backward(x, sums, power, grids, halo, None, x)
 
 
 def call_codes(dtype, layout):

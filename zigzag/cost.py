@@ -62,19 +62,27 @@ def taps(halo: int) -> int:
 
 
 def region_stats(
-    shape: Shape, grids: Sequence[int] = (3, 5, 7), halo: int = 1, *, itemsize: int = 4, backward: bool = False
+    shape: Shape,
+    grids: Sequence[int] = (3, 5, 7),
+    halo: int = 1,
+    *,
+    itemsize: int = 4,
+    backward: bool = False,
+    others: bool = False,
 ) -> Cost:
     """``region_stats`` of a map ``shape``: Eq. 5 once its convolution has commuted with the sum.
 
     Forward: one add and one multiply-add per value, then the shifted cells from the plain ones.
-    Backward (alone): ``grad_x = spread(grad_sums) + 2 x grad_power``, which reads x and writes its gradient.
+    Backward (alone): ``grad_x = spread(grad_sums) + 2 x grad_power``, which reads x and writes its gradient; with
+    ``others`` the gradient of what else reads x is read and added.
     """
     n, c, h, w = shape
     pixels = n * c * h * w
     sums = n * c * sum(k * k for k in grids) * taps(halo)
     small = (sums + n * c) * accumulator_itemsize(itemsize)
     if backward:
-        return Cost(read=pixels * itemsize + small, written=pixels * itemsize, flops=3 * pixels + sums)
+        read = (1 + others) * pixels * itemsize + small
+        return Cost(read, written=pixels * itemsize, flops=(3 + others) * pixels + sums)
     # A tap differs from its cell by strips of `halo` rows and columns: sum the strips, add one side, take the other.
     strips = n * c * 2 * halo * sum(grids) * (h + w)
     shifts = 4 * (sums - sums // taps(halo))
@@ -348,7 +356,7 @@ class _Walk:
         )
         self.steps.append(Step(stage, direction, level, "fusion", cost))
         if config.fusion_norm:
-            cost = region_stats(shape, (1,), 0, itemsize=self.itemsize, backward=self.backward)
+            cost = region_stats(shape, (1,), 0, itemsize=self.itemsize, backward=self.backward, others=True)
             self.steps.append(Step(stage, direction, level, "region_stats", cost))
             self.norm(stage, direction, level, (1,), codes=False)
 
@@ -358,7 +366,12 @@ class _Walk:
             return
         config, shape = self.config, self.shape(level)
         cost = region_stats(
-            shape, config.grids, config.kernel_size // 2, itemsize=self.itemsize, backward=self.backward
+            shape,
+            config.grids,
+            config.kernel_size // 2,
+            itemsize=self.itemsize,
+            backward=self.backward,
+            others=True,
         )
         self.steps.append(Step(stage, direction, level, "region_stats", cost))
         cost = region_codes(

@@ -122,12 +122,14 @@ std::tuple<Tensor, Tensor> region_stats(const Tensor& x, std::vector<int64_t> gr
 }
 
 Tensor region_stats_backward(const Tensor& x, const Tensor& grad_sums, const Tensor& grad_power,
-                             std::vector<int64_t> grids, int64_t halo, std::optional<Tensor> valid) {
+                             std::vector<int64_t> grids, int64_t halo, std::optional<Tensor> valid,
+                             std::optional<Tensor> others) {
   Plan plan;
   plan_images(plan, x, grids, halo, valid, std::max<int64_t>(x.size(2), 1), std::max<int64_t>(x.size(3), 1));
   StatsArgs& args = plan.args;
   Tensor grad_x = map_like(x);
   args.grad_x = map_of(grad_x);
+  if (others.has_value()) args.others = map_of(*others);
   args.sums = grad_sums.mutable_data_ptr();
   args.power = grad_power.mutable_data_ptr();
   const StatsKernels& kernels = ZIGZAG_KERNELS(region_stats_kernels);

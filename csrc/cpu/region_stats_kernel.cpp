@@ -2,11 +2,12 @@
 //
 // Forward: the map is cut into rectangles of row atoms x column atoms. Each pixel is read once, into the sum and the
 // power of its rectangle, in registers; every (grid, cell, tap) is then a sum of rectangles, columns first, then rows.
-// Backward is the adjoint: one value per rectangle, added to every pixel in it.
+// Backward is the adjoint: one value per rectangle, added to every pixel in it, and to what others give its gradient.
 #include "region_stats_kernel.h"
 
 #include <algorithm>
 
+#include "../rounding.h"
 #include "rows.h"
 
 namespace zigzag {
@@ -18,7 +19,7 @@ int64_t lanes_of(const StatsArgs& args) { return (args.f64 ? kLanes<double> : kL
 // Scratch of one task, in accumulation-type elements; forward and backward use the parts they need.
 template <class A>
 struct Scratch {
-  A* strip;   // kStatsStrip rows of pixels (forward), or the row read and the row written (backward)
+  A* strip;   // kStatsStrip rows of pixels (forward), or the row written and the rows read (backward)
   A* pieces;  // forward: [row atom][column atom]; backward: [column atom]
   A* lines;   // forward: [tap][column atom] of one row of cells; backward: [column line]
   A* table;   // backward: a padded copy of the gradient of sums
@@ -230,12 +231,52 @@ void gather_pieces(const StatsArgs& args, const StatsAxis& cols, const A* lines,
   }
 }
 
+// The rows of a map that may not be there: then one pixel of zeros, again and again.
+template <class A>
+class Others {
+ public:
+  Others(const Map& map, const Block& block, int64_t n, int64_t lanes, A* scratch)
+      : rows_(map, block, n, lanes), scratch_(scratch), there_(map.data != nullptr) {
+    if (!there_) std::fill_n(scratch, lanes, A(0));
+  }
+
+  Row<A> read(int64_t h, int64_t width) const { return there_ ? rows_.read(h, width, scratch_) : Row<A>{scratch_, 0}; }
+
+ private:
+  Rows<A> rows_;
+  A* scratch_;
+  bool there_;
+};
+
+// What others gave was rounded to the map's type already: a sum that hardly differs from it would be rounded back to
+// it.
+template <class A>
+void dither_row(const StatsArgs& args, const Block& block, int64_t h, int64_t end, Row<A> row) {
+  if constexpr (sizeof(A) == 4) {
+    if (!args.others.data || args.x.dtype == Dtype::f32) return;
+    const auto each = [&](auto dithered) {
+      for (int64_t w = 0; w < end; ++w) {
+        A* pixel = row.data + w * row.step;
+        for (int64_t c = 0; c < block.count; ++c) pixel[c] = dithered(pixel[c], dither_phase(h, w, block.first + c));
+      }
+    };
+    if (args.x.dtype == Dtype::bf16) return each([](float v, uint32_t phase) { return dithered_bfloat(v, phase); });
+    each([](float v, uint32_t phase) { return dithered_half(v, phase); });
+  }
+}
+
+template <class A>
+void copy_pixels(Row<A> from, Row<A> to, int64_t begin, int64_t end, int64_t lanes) {
+  for (int64_t w = begin; w < end; ++w) memcpy(to.data + w * to.step, from.data + w * from.step, lanes * sizeof(A));
+}
+
 template <class A, int NV>
 void backward_block(const StatsArgs& args, int64_t n, const Block& block, const Scratch<A>& scratch) {
   constexpr int64_t lanes = NV * kLanes<A>;
   const StatsAxis& rows = args.rows[n];
   const StatsAxis& cols = args.cols[n];
   const Rows<A> x(args.x, block, n, lanes), grad_x(args.grad_x, block, n, lanes);
+  const Others<A> others(args.others, block, n, lanes, scratch.strip + args.x.w * lanes);
   const int64_t channels = args.x.c, width = args.x.w;
   const Row<const A> grad = read_table<A>(static_cast<const A*>(args.sums) + n * args.entries * channels, args.entries,
                                           channels, block, lanes, scratch.table);
@@ -248,26 +289,29 @@ void backward_block(const StatsArgs& args, int64_t n, const Block& block, const 
     gather_lines<A, NV>(args, rows, atom, grad, scratch.lines);
     gather_pieces<A, NV>(args, cols, scratch.lines, scratch.pieces);
     for (int64_t h = rows.bounds[atom]; h < rows.bounds[atom + 1]; ++h) {
-      const Row<A> from = x.read(h, cols.size, scratch.strip);
-      A* written = scratch.strip + width * lanes;
-      const Row<A> to = grad_x.begin(h, written);
+      const Row<A> from = x.read(h, cols.size, scratch.strip + 2 * width * lanes);
+      const Row<A> rest = others.read(h, width);
+      const Row<A> to = grad_x.begin(h, scratch.strip);
       for (int64_t piece = 0; piece < cols.atoms; ++piece) {
         Vec<A> add[NV];
         for (int v = 0; v < NV; ++v) add[v] = load(scratch.pieces + piece * lanes + v * kLanes<A>);
         for (int64_t w = cols.bounds[piece]; w < cols.bounds[piece + 1]; ++w) {
           for (int v = 0; v < NV; ++v) {
             const int o = v * kLanes<A>;
-            store(to.data + w * to.step + o, fma(load(from.data + w * from.step + o), twice[v], add[v]));
+            const Vec<A> own = fma(load(from.data + w * from.step + o), twice[v], add[v]);
+            store(to.data + w * to.step + o, own + load(rest.data + w * rest.step + o));
           }
         }
       }
-      for (int64_t w = cols.size; w < width; ++w) memset(to.data + w * to.step, 0, lanes * sizeof(A));
-      grad_x.finish(h, width, written);
+      dither_row<A>(args, block, h, cols.size, to);
+      copy_pixels<A>(rest, to, cols.size, width, lanes);
+      grad_x.finish(h, width, scratch.strip);
     }
   }
   for (int64_t h = rows.size; h < args.x.h; ++h) {
+    const Row<A> rest = others.read(h, width);
     const Row<A> to = grad_x.begin(h, scratch.strip);
-    for (int64_t w = 0; w < width; ++w) memset(to.data + w * to.step, 0, lanes * sizeof(A));
+    copy_pixels<A>(rest, to, 0, width, lanes);
     grad_x.finish(h, width, scratch.strip);
   }
 }

@@ -21,6 +21,7 @@ struct StatsAxis {
 struct StatsArgs {
   Map x;
   Map grad_x;                       // backward only
+  Map others;                       // backward only: added to grad_x, or null
   const StatsAxis* rows = nullptr;  // one per image
   const StatsAxis* cols = nullptr;  // one per image
   const int64_t* grids = nullptr;

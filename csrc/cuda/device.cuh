@@ -15,6 +15,7 @@
 #endif
 
 #include "../geometry.h"
+#include "../rounding.h"
 
 namespace zigzag {
 namespace cuda {
@@ -116,6 +117,11 @@ __device__ __forceinline__ void narrow(double v, float& to) { to = static_cast<f
 __device__ __forceinline__ void narrow(float v, float& to) { to = v; }
 __device__ __forceinline__ void narrow(float v, __nv_bfloat16& to) { to = __float2bfloat16_rn(v); }
 __device__ __forceinline__ void narrow(float v, __half& to) { to = __float2half_rn(v); }
+
+__device__ __forceinline__ float dithered_for(__nv_bfloat16, float v, uint32_t phase) {
+  return dithered_bfloat(v, phase);
+}
+__device__ __forceinline__ float dithered_for(__half, float v, uint32_t phase) { return dithered_half(v, phase); }
 
 // --- vectors: V neighbouring channels --------------------------------------------------------------------------------
 

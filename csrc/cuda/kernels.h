@@ -14,7 +14,7 @@ typedef void* Stream;  // a cudaStream_t
 
 struct RegionStats {
   Map x;
-  Map grad_x;            // backward only
+  Map grad_x, others;    // backward only; others: added to grad_x, or null
   const int64_t* valid;  // (N, 2), or null
   std::vector<int64_t> grids;
   int64_t halo;

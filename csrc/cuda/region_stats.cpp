@@ -6,7 +6,7 @@ namespace cuda {
 namespace {
 
 RegionStats arguments_of(const Tensor& x, std::vector<int64_t> grids, int64_t halo, const OptionalTensor& valid) {
-  return {map_of(x), Map{}, sizes_of(valid), std::move(grids), halo, nullptr, nullptr};
+  return {map_of(x), Map{}, Map{}, sizes_of(valid), std::move(grids), halo, nullptr, nullptr};
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x, std::vector<int64_t> grids, int64_t halo, OptionalTensor valid) {
@@ -22,9 +22,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, std::vector<int64_t> grids, 
 }
 
 Tensor backward(const Tensor& x, const Tensor& grad_sums, const Tensor& grad_power, std::vector<int64_t> grids,
-                int64_t halo, OptionalTensor valid) {
+                int64_t halo, OptionalTensor valid, OptionalTensor others) {
   const OnDevice device(x);
   RegionStats args = arguments_of(x, std::move(grids), halo, valid);
+  if (others.has_value()) args.others = map_of(*others);
   Tensor grad_x = map_like(x);
   args.grad_x = map_of(grad_x);
   args.sums = grad_sums.mutable_data_ptr(), args.power = grad_power.mutable_data_ptr();

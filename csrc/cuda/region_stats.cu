@@ -184,9 +184,19 @@ __device__ Vec<A, V> gather_piece(const Shape& s, int column, int64_t width, con
   return sum;
 }
 
+// What others gave was rounded to T already: a sum that hardly differs from it would be rounded back to it.
+template <class T, class A, int V>
+__device__ __forceinline__ void dither(Vec<A, V>& v, int64_t h, int64_t w, int64_t channel) {
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) v.at[i] = dithered_for(T(), v.at[i], dither_phase(h, w, channel + i));
+  }
+}
+
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 2)
-    stats_backward(MapOf<const T> x, MapOf<T> grad_x, Shape s, const Wide<T>* grad_sums, const Wide<T>* grad_power) {
+    stats_backward(MapOf<const T> x, MapOf<const T> others, MapOf<T> grad_x, Shape s, const Wide<T>* grad_sums,
+                   const Wide<T>* grad_power) {
   typedef Wide<T> A;
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
   A* const lines = shared_memory<A>();  // [line][lane]
@@ -196,9 +206,13 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Place at = place_of<V>(s, s.most_rows);
   const bool inside = at.channel < s.channels;
   const int height = static_cast<int>(s.sizes.rows(at.image)), width = static_cast<int>(s.sizes.columns(at.image));
-  const Vec<A, V> zero = splat<A, V>(0);
+  const auto rest = [&](int64_t h, int w) {
+    return others.data ? load<V>(others.pixel(at.image, h, w, at.channel)) : splat<A, V>(0);
+  };
   for (int64_t h = height + at.row; inside && h < s.height; h += s.most_rows) {
-    for (int w = threadIdx.y; w < s.width; w += blockDim.y) store(grad_x.pixel(at.image, h, w, at.channel), zero);
+    for (int w = threadIdx.y; w < s.width; w += blockDim.y) {
+      store(grad_x.pixel(at.image, h, w, at.channel), rest(h, w));
+    }
   }
   cut_axis(s.cuts, height, thread, threads, rows);
   if (at.row >= rows.count()) return;
@@ -218,13 +232,17 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int w = columns.bounds[i]; w < columns.bounds[i + 1]; ++w, from += x.sw, to += grad_x.sw) {
         Vec<A, V> grad = piece;
         add(grad, twice, load<V>(from));
+        if (others.data) {
+          add(grad, rest(h, w));
+          dither<T>(grad, h, w, at.channel);
+        }
         store(to, grad);
       }
     }
   }
   for (int h = first; h < end; ++h) {
     for (int w = width + threadIdx.y; w < s.width; w += blockDim.y) {
-      store(grad_x.pixel(at.image, h, w, at.channel), zero);
+      store(grad_x.pixel(at.image, h, w, at.channel), rest(h, w));
     }
   }
 }
@@ -283,8 +301,8 @@ void backward(const RegionStats& args, Shape s, cudaStream_t stream) {
   const Team team = team_for<T, V>(s, s.cuts.lines());
   s.chunks = team.chunks;
   launch("region_stats_backward", stats_backward<T, V>, s.images * s.most_rows * s.chunks, team.shape(),
-         block_bytes<T>(s, s.cuts.lines(), team.lanes * V), stream, view<const T>(args.x), view<T>(args.grad_x), s,
-         static_cast<const A*>(args.sums), static_cast<const A*>(args.power));
+         block_bytes<T>(s, s.cuts.lines(), team.lanes * V), stream, view<const T>(args.x), view<const T>(args.others),
+         view<T>(args.grad_x), s, static_cast<const A*>(args.sums), static_cast<const A*>(args.power));
 }
 
 }  // namespace
@@ -307,8 +325,8 @@ void region_stats_backward(const RegionStats& args, Stream stream) {
   const Shape s = shape_of(args);
   with_type(args.x.dtype, [&](auto element) {
     typedef decltype(element) T;
-    const bool vectors = packs(args.x, kFull<T>, sizeof(T)) && packs(args.grad_x, kFull<T>, sizeof(T)) &&
-                         aligned(args.sums) && aligned(args.power);
+    const bool vectors = packs(args.x, kFull<T>, sizeof(T)) && packs(args.others, kFull<T>, sizeof(T)) &&
+                         packs(args.grad_x, kFull<T>, sizeof(T)) && aligned(args.sums) && aligned(args.power);
     if (vectors) return backward<T, kFull<T>>(args, s, cudaStream_t(stream));
     backward<T, 1>(args, s, cudaStream_t(stream));
   });

@@ -120,7 +120,10 @@ class MapContext(nn.Module):
     ) -> tuple[Tensor, None, Affine | None]:
         """As `RegionContext.encode`: R itself (N, C, H, W) in the place of x, no codes, and a norm of R folded."""
         region = self(x, valid)
-        return region, None, None if norm is None else region_context(region, norm=parts_of(norm), valid=valid)[1]
+        if norm is None:
+            return region, None, None
+        region, _, affine = region_context(region, norm=parts_of(norm), valid=valid)
+        return region, None, affine
 
     def context(self, x: Tensor) -> Tensor:
         """What is added to x (N, C, H, W)."""

@@ -50,7 +50,8 @@ class Fusion(nn.Module):
         mapped = self.conv(merged)
         if self.norm is None:
             return mapped, None
-        return mapped, region_context(mapped, norm=parts_of(self.norm), valid=valid)[1]
+        mapped, _, affine = region_context(mapped, norm=parts_of(self.norm), valid=valid)
+        return mapped, affine
 
     def whole(self, merged: Tensor, valid: Tensor | None) -> Tensor:
         """P itself (N, C, H, W), norm and ReLU applied, for those who read it as it is: the heads."""

@@ -103,7 +103,7 @@ class RegionContext(nn.Module):
             raise ValueError(f"x must have shape (N, {self.channels}, H, W), got {tuple(x.shape)}")
         parts = [cast(Branch, branch).parts() for branch in self.branches.values()]
         folded = None if norm is None else parts_of(norm)
-        codes, affine = region_context(x, parts, self.grids, pool=self.pool, norm=folded, valid=valid)
+        x, codes, affine = region_context(x, parts, self.grids, pool=self.pool, norm=folded, valid=valid)
         return x, cast(Tensor, codes), affine
 
     def codes(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -120,7 +120,7 @@ class RegionContext(nn.Module):
         Returns:
             R (N, C, H, W) in the dtype of ``x``; 0 outside ``valid``.
         """
-        codes = self.codes(x, valid)
+        x, codes, _ = self.encode(x, valid)
         nothing = torch.zeros_like(x)
         region = dense_pathway(nothing, [x], [codes], self.grids, valid=valid, source_valid=[valid])
         return cast(Tensor, region)

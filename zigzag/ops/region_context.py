@@ -45,14 +45,20 @@ def region_context(
     norm: Norm | None = None,
     valid: Tensor | None = None,
     backend: str | None = None,
-) -> tuple[Tensor | None, Affine | None]:
-    """The codes Q of a map F, and a GroupNorm of R = F + sum_K Q_K (Eq. 6) folded to scale and shift.
+) -> tuple[Tensor, Tensor | None, Affine | None]:
+    """The map F itself, its codes Q, and a GroupNorm of R = F + sum_K Q_K (Eq. 6) folded to scale and shift.
 
         S, power     = region_stats(F)
         Q            = region_codes(S)                 with ``branches``
         scale, shift = region_norm(S, power, Q)        with ``norm``; without branches that of F itself
 
     The results are those of the three operations, bit for bit; sums of a map of at most `FEW_PIXELS` are in float64.
+
+    What else reads F should read the one that is returned: its gradient then comes here, and is added to that of the
+    sums in the pass that writes it. The mean that a norm takes from a gradient is small beside it, and nearly the same
+    number at every pixel: added to what was rounded to bfloat16 or float16 before, it would be lost, everywhere alike,
+    and be missing from whatever sums the gradient over pixels. So the sum is rounded up or down by where it lies, in
+    proportion to how near it is (docs/numerics.md).
 
     Args:
         x: map F (N, C, H, W); float64, float32, bfloat16 or float16.
@@ -64,7 +70,7 @@ def region_context(
         backend: name of the backend; None for that of `use_backend`, or else the fastest that can run.
 
     Returns:
-        codes (N, sum K*K, C), or None, and (scale, shift), (N, C) each, or None.
+        x, codes (N, sum K*K, C) or None, and (scale, shift), (N, C) each, or None.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
@@ -88,11 +94,11 @@ def region_context(
     tensors = [x, *(norm[:2] if norm is not None else ()), *parameters]
     operations = [operation.on(name) for operation, name in zip(_OPERATIONS, names, strict=True)]
     if torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors):  # noqa: SLF001 - as in registration
-        results: Sequence[Tensor] = _Boundary.apply(call, operations, *tensors)
+        x, *results = _Boundary.apply(call, operations, *tensors)
     else:
         results = call.run(operations, tensors, None)
     codes = results[0] if branches is not None else None
-    return codes, None if norm is None else (results[-2], results[-1])
+    return x, codes, None if norm is None else (results[-2], results[-1])
 
 
 def widened(x: Tensor) -> Tensor:
@@ -129,7 +135,7 @@ def _one_by_one(
     branches: Sequence[Sequence[Tensor]] | None,
     norm: Norm | None,
     backend: str | None,
-) -> tuple[Tensor | None, Affine | None]:
+) -> tuple[Tensor, Tensor | None, Affine | None]:
     """The three operations, for traces, transforms and the reference."""
     valid, (height, width) = call.valid, x.shape[2:]
     sums, power = region_stats(widened(x), call.grids, call.halo, valid=valid, backend=backend)
@@ -141,7 +147,7 @@ def _one_by_one(
         weight, bias, groups, eps = norm
         folded: dict[str, Any] = {"weight": weight, "bias": bias, "groups": groups, "eps": eps}
         affine = region_norm(call.centre(sums), power, codes, call.grids, **folded, **where)
-    return codes, affine
+    return x, codes, affine
 
 
 class _Call(NamedTuple):
@@ -162,7 +168,7 @@ class _Call(NamedTuple):
 
     def run(
         self, operations: Sequence[BackendOperation], tensors: Sequence[Tensor], records: list[Record] | None
-    ) -> tuple[Tensor, ...]:
+    ) -> list[Tensor]:
         """Codes, scale and shift, as far as asked for, of (x, weight and bias of the norm, parameters of branches)."""
 
         def run(operation: BackendOperation, *args: Any) -> Any:
@@ -186,11 +192,11 @@ class _Call(NamedTuple):
             groups, eps = self.norm
             options = self.grids, groups, height, width, eps, valid
             results += run(fold, self.centre(sums), power, wide, *affine, *options)[:2]
-        return tuple(results)
+        return results
 
 
 class _Boundary(torch.autograd.Function):
-    """One node for the calls of `_Call.run`."""
+    """One node for the calls of `_Call.run`, which the map goes through."""
 
     @staticmethod
     def forward(ctx: Any, call: _Call, operations: Sequence[BackendOperation], *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -198,28 +204,39 @@ class _Boundary(torch.autograd.Function):
         results = call.run(operations, tensors, records)
         ctx.call, ctx.records = call, records
         ctx.dtypes = [tensor.dtype for tensor in tensors]
+        ctx.shapes = [(result.shape, result.dtype) for result in results]
+        ctx.set_materialize_grads(False)
         ctx.counts = [len(record.saved_tensors) for record in records]
         ctx.save_for_backward(*(tensor for record in records for tensor in record.saved_tensors))
         for record in records:
             record.saved_tensors = ()
-        return results
+        if not ctx.needs_input_grad[2]:
+            ctx.mark_non_differentiable(tensors[0])
+        return tensors[0], *results
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, of_map: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:
         saved = iter(ctx.saved_tensors)
         for record, count in zip(ctx.records, ctx.counts, strict=True):
             record.saved_tensors = tuple(next(saved) for _ in range(count))
-        found = _gradient(ctx.call, ctx.records, grads, of_map=ctx.needs_input_grad[2])
+        device = ctx.saved_tensors[0].device
+        given = [
+            torch.zeros(shape, dtype=dtype, device=device) if grad is None else grad
+            for grad, (shape, dtype) in zip(grads, ctx.shapes, strict=True)
+        ]
+        found = _gradient(ctx.call, ctx.records, given, of_map, wanted=ctx.needs_input_grad[2])
         for record in ctx.records:
             record.saved_tensors = ()
         pairs = zip(found, ctx.dtypes, strict=True)
         return None, None, *(None if grad is None else grad.to(dtype) for grad, dtype in pairs)
 
 
-def _gradient(call: _Call, records: list[Record], grads: Sequence[Tensor], *, of_map: bool) -> list[Tensor | None]:
+def _gradient(
+    call: _Call, records: list[Record], grads: Sequence[Tensor], of_map: Tensor | None, *, wanted: bool
+) -> list[Tensor | None]:
     """One gradient for each of the tensors that `_Call.run` takes: the three operations' backward in reverse.
 
-    That of the map, which costs a pass over it, only where it is asked for.
+    That of the map, which costs a pass over it, only where ``wanted``; ``of_map`` is that by what else reads it.
     """
     of_norm: Sequence[Tensor] = ()
     of_branches: Sequence[Tensor] = ()
@@ -234,4 +251,5 @@ def _gradient(call: _Call, records: list[Record], grads: Sequence[Tensor], *, of
         else:
             grad_power = grad_tapped.new_zeros(grad_tapped.shape[0], grad_tapped.shape[2])
         grad_sums = grad_tapped
-    return [records[0].gradient(grad_sums, grad_power)[0] if of_map else None, *of_norm, *of_branches]
+    grad_map = records[0].gradient(grad_sums, grad_power, of_map)[0] if wanted else None
+    return [grad_map, *of_norm, *of_branches]

@@ -90,16 +90,20 @@ def _setup_context(ctx: Any, args: Arguments, _: Any) -> None:
     ctx.save_for_backward(x, valid)
 
 
-def _backward(ctx: Any, grad_sums: Tensor, grad_power: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(
+    ctx: Any, grad_sums: Tensor, grad_power: Tensor, others: Tensor | None = None
+) -> tuple[Tensor | None, ...]:
+    """``others``: the gradient of x by what else read it, added before the sum is rounded."""
     x, valid = ctx.saved_tensors
     gradient = _gradient.on(ctx.backend)
-    grad = gradient(x, grad_sums.contiguous(), grad_power.contiguous(), ctx.grids, ctx.halo, valid)
+    rest = None if others is None else dense(others.to(x.dtype))
+    grad = gradient(x, grad_sums.contiguous(), grad_power.contiguous(), ctx.grids, ctx.halo, valid, rest)
     return grad, None, None, None
 
 
 _gradient = Operation(
-    "region_stats_backward(Tensor x, Tensor grad_sums, Tensor grad_power, int[] grids, int halo, Tensor? valid)"
-    " -> Tensor",
+    "region_stats_backward(Tensor x, Tensor grad_sums, Tensor grad_power, int[] grids, int halo, Tensor? valid,"
+    " Tensor? others) -> Tensor",
     _fake_backward,
 )
 operation = Operation(
@@ -114,8 +118,10 @@ def _flops(x: Any, grids: list[int], halo: int, *_: Any, **__: Any) -> int:
     return cost.region_stats(x, grids, halo).flops
 
 
-def _flops_backward(x: Any, _sums: Any, _power: Any, grids: list[int], halo: int, *_: Any, **__: Any) -> int:
-    return cost.region_stats(x, grids, halo, backward=True).flops
+def _flops_backward(
+    x: Any, _sums: Any, _power: Any, grids: list[int], halo: int, _valid: Any, others: Any, **_: Any
+) -> int:
+    return cost.region_stats(x, grids, halo, backward=True, others=others is not None).flops
 
 
 flops.register(operation, _flops)
