@@ -29,7 +29,7 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "region_stats": {"CHANNELS": 64, "num_warps": 8},
         "region_stats.several": {"CHANNELS": 64, "num_warps": 4},
         "region_stats.add": {"CHANNELS": 64, "ENTRIES": 16, "num_warps": 4},
-        "region_stats_backward": {"CHANNELS": 64, "ROWS": 32, "CHUNK": 16, "num_warps": 8},
+        "region_stats_backward": {"CHANNELS": 32, "ROWS": 32, "CHUNK": 16, "num_warps": 8},
         "region_norm": {"CHANNELS": 16, "CHUNK": 16, "ROWS": 64, "num_warps": 8},
         "region_norm.add": {"CHANNELS": 64, "num_warps": 2},
         "region_codes": {"ROWS": 64, "VALUES": 32, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4},

@@ -310,7 +310,7 @@ def _row_gradient(
 
 @triton.jit
 def spread_sums(
-    x, grad_sums, grad_power, others, grad_x, valid, shape, other_strides, to_strides, channels, entries,
+    x, grad_sums, grad_power, others, grad_x, valid, shape, to_strides, channels, entries,
     GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, PAIRS: tl.constexpr, CHUNK: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -331,9 +331,7 @@ def spread_sums(
     x += n.to(tl.int64) * sn
     grad_x += n.to(tl.int64) * to_n
     if others is not None:
-        other_n, other_c, other_h, other_w = other_strides
-        others += n.to(tl.int64) * other_n
-        other_offsets = w[:, None].to(tl.int64) * other_w + c[None, :].to(tl.int64) * other_c
+        others += n.to(tl.int64) * to_n
     grad_sums += n.to(tl.int64) * entries * channels
     twice = 2 * tl.load(grad_power + n.to(tl.int64) * channels + c, mask=c < channels, other=0.0)
     change = tl.zeros([COLUMNS, CHANNELS], ACC)
@@ -343,13 +341,12 @@ def spread_sums(
         inside = (w < own_width)[:, None] & (p < own_height)
         pixels = tl.load(x + tl.cast(p, tl.int64) * sh + offsets, mask=inside & real, other=0.0).to(ACC)
         grad = tl.where(inside, change + twice[None, :] * pixels, 0.0)
+        at = tl.cast(p, tl.int64) * to_h + to_offsets
         if others is not None:
-            rest = others + tl.cast(p, tl.int64) * other_h + other_offsets
-            grad += tl.load(rest, mask=(w < width)[:, None] & real, other=0.0).to(ACC)
+            grad += tl.load(others + at, mask=(w < width)[:, None] & real, other=0.0).to(ACC)
             # What others gave was rounded already: a sum that hardly differs from it would be rounded back to it.
-            grad = dithered_for(grad_x.dtype.element_ty, grad, p + 0 * w[:, None], w[:, None], c[None, :])
-        to = grad_x + tl.cast(p, tl.int64) * to_h + to_offsets
-        tl.store(to, grad.to(grad_x.dtype.element_ty), mask=(w < width)[:, None] & real)
+            grad = dithered_for(grad_x.dtype.element_ty, grad, p, w[:, None], c[None, :])
+        tl.store(grad_x + at, grad.to(grad_x.dtype.element_ty), mask=(w < width)[:, None] & real)
 
 
 def region_stats_backward(
@@ -365,6 +362,8 @@ def region_stats_backward(
     lines = lines_of(grids, halo)
     number, channels, height, width = x.shape
     grad_x = torch.empty_like(x)
+    if others is not None and others.stride() != grad_x.stride():
+        others = torch.empty_like(x).copy_(others)
     options = tiles("region_stats_backward", x, 16)
     options["CHUNK"] = min(options["CHUNK"], lines.padded)
     programs = blocks(height, options["ROWS"]) * blocks(width, COLUMNS) * blocks(channels, options["CHANNELS"])
@@ -378,7 +377,6 @@ def region_stats_backward(
         grad_x,
         valid,
         (height, width, *x.stride()),
-        None if others is None else others.stride(),
         grad_x.stride(),
         channels,
         lines.entries,

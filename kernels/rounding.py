@@ -13,7 +13,8 @@ def dithered(values, h, w, c, DROPPED: tl.constexpr, MOST: tl.constexpr):
     Rounded to nearest, each is then rounded up as often as it is near to the upper of its neighbours, by where it lies.
     What the type holds stays as it is, and so does what is not normal or, at MOST and above, could overflow.
     """
-    phase = h.to(tl.uint32) * 0xD1B54A33 + w.to(tl.uint32) * 0xABC98389 + c.to(tl.uint32) * 0x8CB92BA7
+    row = tl.cast(h, tl.uint32) * 0xD1B54A33
+    phase = row + w.to(tl.uint32) * 0xABC98389 + c.to(tl.uint32) * 0x8CB92BA7
     step = ((phase >> (32 - DROPPED)) | 1).to(tl.int32) - (1 << (DROPPED - 1))
     size = tl.abs(values)
     normal = (size >= 1.17549435e-38) & (size < MOST)
