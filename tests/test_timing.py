@@ -32,7 +32,7 @@ class Clock:
 class TestTiming:
     def test_quantiles_interpolate(self):
         assert timing.quantile([3, 1, 2], 0.5) == 2
-        assert timing.quantile([0, 10], 0.2) == 2
+        assert timing.quantile([0, 10, 20, 30], 0.3) == 5
         assert timing.quantile([7], 0.8) == 7
 
     def test_sides_run_interleaved_in_alternating_order(self):
