@@ -337,8 +337,7 @@ class TestCompiled:
             runner, "plan", lambda estimates, *_, **__: seen.update(estimates) or timing.plan(estimates, 0.0, most=2)
         )
         next(runner.instalments(case, "forward", checks, Settings(quick=True), 1))
-        assert seen[EAGER] == 60.0
-        assert seen[COMPILED] < 60.0
+        assert seen[EAGER] >= 60.0 > seen[COMPILED]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

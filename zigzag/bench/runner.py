@@ -179,14 +179,17 @@ def instalments(
         known = side in checks and side != COMPILED and device == "cpu"  # a first run compiles, or tunes its kernels
         first = checks[side].seconds if known else 0.0
         estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP, watch)
-    seconds = case.seconds[direction] / (4 if settings.quick else 1)
-    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3)
+    budget = case.seconds[direction] / (4 if settings.quick else 1)
     before, move = partial(evict, device), Mover(case.operands(direction)) if device == "cpu" else None
+    before()  # the first time it makes what it needs
+    pause, _ = timed(before)
+    costs = {side: seconds + pause for side, seconds in estimates.items()}
+    schedule = plan(costs, budget, closely=(OURS, FLOOR), least=3)
     for rounds in schedule.parts(count):
         for side, run in sides.items():
             if rounds.start > 0 and estimates[side] < _WARM_UP:
                 watch(run)  # another case has run in between
-        limit = 2 * schedule.seconds(estimates, rounds) if device == "cpu" else math.inf
+        limit = 2 * schedule.seconds(costs, rounds) if device == "cpu" else math.inf
         yield interleave(sides, schedule, limit, before=before, stopwatch=watch, rounds=rounds, each_round=move)
 
 

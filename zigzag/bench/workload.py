@@ -136,7 +136,7 @@ class Case:
         exact: the float64 results for a direction.
         costs: the steps of the work by direction; their least times add up.
         floors: the floor by direction.
-        seconds: share of the time budget, by direction.
+        seconds: share of the time budget, by direction; emptying the caches before every run is part of it.
         checking: surrounds the float64 results and the checks for a direction, to put parameters into a state in which
             rounding cannot decide a ReLU: on which side of 0 it falls is no error of a gradient.
         size: of the photograph's crop, where it is not the run's.
