@@ -15,6 +15,7 @@ import torch
 
 from zigzag.bench import runner
 from zigzag.bench.devices import evict
+from zigzag.bench.placement import Mover
 from zigzag.bench.prepare import Source
 from zigzag.bench.registry import select
 from zigzag.bench.settings import COMPILE_MODES, SUITES, Settings, available_threads
@@ -89,6 +90,12 @@ def timed(benchmark, checked):
             pytest.skip(f"{case.name} has no {side} side of its own")
         benchmark.extra_info["shape"] = case.shape
         rounds = 3 if case.name.startswith(("neck", "model")) else 20
-        benchmark.pedantic(call, setup=evict, rounds=rounds, warmup_rounds=1)
+        move = Mover(case.operands(direction))
+
+        def afresh():
+            move()
+            evict()
+
+        benchmark.pedantic(call, setup=afresh, rounds=rounds, warmup_rounds=1)
 
     return run

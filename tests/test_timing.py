@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 
 import pytest
@@ -32,8 +33,18 @@ class Clock:
 class TestTiming:
     def test_quantiles_interpolate(self):
         assert timing.quantile([3, 1, 2], 0.5) == 2
-        assert timing.quantile([0, 10], 0.2) == 2
+        assert timing.quantile([0, 10, 20, 30], 0.3) == 5
         assert timing.quantile([7], 0.8) == 7
+
+    @pytest.mark.parametrize("runs", [3, 4, 6, 20])
+    def test_two_runs_of_the_same_differ_by_less_than_the_spread(self, runs):
+        source = random.Random(0)  # noqa: S311 - noise, no secret
+        within = 0
+        for _ in range(4000):
+            one, other = (timing.Samples({i: source.gauss(1, 0.05) for i in range(runs)}) for _ in range(2))
+            widest = max(each.p80 - each.p20 for each in (one, other))
+            within += abs(one.median - other.median) <= widest
+        assert within / 4000 > 0.93
 
     def test_sides_run_interleaved_in_alternating_order(self):
         clock, log = Clock(), []
@@ -48,6 +59,48 @@ class TestTiming:
         assert "".join(log) == "-a-a-a"
         assert samples["a"].median == 1.0
 
+    def test_what_runs_each_round_comes_first_once_and_is_not_timed(self):
+        clock, log = Clock(), []
+        sides = {name: clock.run(1.0, log=log, name=name) for name in "ab"}
+        samples = timing.interleave(
+            sides, timing.Plan(2, {"a": 1, "b": 1}), clock=clock,
+            before=clock.run(5.0, log=log, name="-"), each_round=clock.run(9.0, log=log, name="|"),
+        )  # fmt: skip
+        assert "".join(log) == "|-a-b|-b-a"
+        assert {name: one.median for name, one in samples.items()} == {"a": 1.0, "b": 1.0}
+
+    @pytest.mark.parametrize("rounds", range(1, 9))
+    def test_instalments_are_even_and_make_up_the_whole(self, rounds):
+        schedule, estimates = timing.Plan(rounds, {"fast": 1, "slow": 4}), {"fast": 1.0, "slow": 10.0}
+        parts = schedule.parts(3)
+        assert [number for part in parts for number in part] == list(range(rounds))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        assert parts[0].start == 0 < len(parts[0])
+        assert sum(schedule.seconds(estimates, part) for part in parts) == schedule.seconds(estimates)
+
+    def test_instalments_together_are_the_rounds_of_one_go(self):
+        def taken(count):
+            clock, log = Clock(), []
+            sides = {name: clock.run(seconds, log=log, name=name) for name, seconds in (("a", 1.0), ("b", 2.0))}
+            schedule = timing.Plan(7, {"a": 1, "b": 4})
+            parts = [timing.interleave(sides, schedule, clock=clock, rounds=part) for part in schedule.parts(count)]
+            return timing.joined(parts), log
+
+        assert taken(3) == taken(1)
+        assert list(taken(3)[0]["b"].by_round) == [0, 4]
+
+    def test_a_drift_between_instalments_is_in_the_spread(self):
+        clock, schedule = Clock(), timing.Plan(30, {"a": 1})
+
+        def spread(*speeds):
+            parts = []
+            for seconds, rounds in zip(speeds, schedule.parts(len(speeds)), strict=True):
+                parts.append(timing.interleave({"a": clock.run(seconds)}, schedule, clock=clock, rounds=rounds))
+            return timing.joined(parts)["a"].spread
+
+        assert spread(1.0) == (1.0, 1.0)
+        assert spread(1.0, 1.5, 1.2) == (1.0, 1.5)
+
     def test_a_slow_side_skips_rounds_and_still_pairs(self):
         clock = Clock()
         sides = {"slow": clock.run(8.0), "fast": clock.run(1.0)}
@@ -60,6 +113,13 @@ class TestTiming:
         sides = {"a": clock.run(5.0), "b": clock.run(5.0)}
         samples = timing.interleave(sides, timing.Plan(50, {"a": 1, "b": 4}), limit=12.0, clock=clock)
         assert (samples["a"].runs, samples["b"].runs) == (2, 1)
+
+    def test_an_instalment_that_is_slower_than_planned_ends_early_with_a_round(self):
+        clock = Clock()
+        samples = timing.interleave(
+            {"a": clock.run(5.0)}, timing.Plan(50, {"a": 1}), limit=4.0, clock=clock, rounds=range(20, 40)
+        )
+        assert list(samples["a"].by_round) == [20]
 
     def test_drift_that_hits_both_sides_leaves_the_ratio(self):
         clock = Clock()

@@ -6,7 +6,6 @@ Its head reads the sum of all maps, so that every part of the neck works.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
@@ -19,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import zigzag
 from zigzag import cost
 from zigzag.bench.accuracy import Results
-from zigzag.bench.baselines import Convolutions, compiled_anew
+from zigzag.bench.baselines import Convolutions, Floor, compiled_anew
 from zigzag.bench.neck import decided, layers
 from zigzag.bench.settings import SEED, BenchError
 from zigzag.bench.workload import (
@@ -190,7 +189,7 @@ def _maps(model: SemanticSegmenter, images: Tensor) -> list[Tensor]:
 
 def _floors(
     model: SemanticSegmenter, images: Tensor, inner: Workload, optimizer: torch.optim.Optimizer
-) -> dict[Direction, Callable[[], object]]:
+) -> dict[Direction, Floor]:
     """Backbone, the neck's convolutions and the head; in a step their gradients and the optimiser's part too."""
     convolutions = Convolutions(layers(inner, laterals=True))
     size = images.shape[2:]
@@ -209,7 +208,8 @@ def _floors(
         convolutions.training_step()
         return optimizer.step()
 
-    return {"forward": forward, "forward+backward": training_step}
+    operands = [images, *convolutions.operands]
+    return {"forward": Floor(forward, operands), "forward+backward": Floor(training_step, operands)}
 
 
 def _costs(model: SemanticSegmenter, images: Tensor, inner: Workload, *, backward: bool) -> list[cost.Cost]:

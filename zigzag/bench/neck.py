@@ -14,7 +14,7 @@ from torch import Tensor
 import zigzag
 from zigzag import cost
 from zigzag.bench.accuracy import Results
-from zigzag.bench.baselines import Convolutions
+from zigzag.bench.baselines import Convolutions, Floor, Layer
 from zigzag.bench.settings import SEED, BenchError
 from zigzag.bench.workload import (
     COMMUTED,
@@ -117,7 +117,10 @@ def _neck_case(
         stock={"output": EAGER},
         exact=exact,
         costs={"forward": steps(backward=False), "forward+backward": steps(backward=False) + steps(backward=True)},
-        floors={"forward": floor.forward, "forward+backward": floor.training_step},
+        floors={
+            "forward": Floor(floor.forward, floor.operands),
+            "forward+backward": Floor(floor.training_step, floor.operands),
+        },
         seconds={"forward": 2.0 if laterals else 10.0, "forward+backward": 14.0},
         checking=lambda direction: decided(work.parameters) if direction == "forward+backward" else nullcontext(),
     )
@@ -154,9 +157,9 @@ _CONVOLUTION = re.compile(
 )
 
 
-def layers(work: Workload, *, laterals: bool) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+def layers(work: Workload, *, laterals: bool) -> list[Layer]:
     """Input, weight and bias of every fusion (and, on request, lateral) convolution, on its own level."""
-    found: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    found: list[Layer] = []
     for name, weight in work.parameters.items():
         match = _CONVOLUTION.fullmatch(name)
         if match is None or (match["lateral"] and not laterals):

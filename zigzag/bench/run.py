@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 
 import zigzag
-from zigzag.bench import ceilings, pictures, rows, runner, store, sweep
+from zigzag.bench import ceilings, pictures, rows, store, sweep
 from zigzag.bench import session as sessions
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.console import Screen
@@ -21,10 +21,11 @@ from zigzag.bench.files import whole
 from zigzag.bench.prepare import Source
 from zigzag.bench.registry import REGISTRY, Subject, grouped, select, shared
 from zigzag.bench.rows import Row
+from zigzag.bench.runner import INSTALMENTS, Measurement
 from zigzag.bench.session import Session
 from zigzag.bench.settings import ALLOCATOR, BenchError, Settings
 from zigzag.bench.sweep import Point
-from zigzag.bench.workload import FUSED, OURS, Workload
+from zigzag.bench.workload import FUSED, OURS, Case, Direction, Workload
 from zigzag.errors import first_line
 from zigzag.report import page
 
@@ -69,7 +70,7 @@ def measure(settings: Settings, screen: Screen) -> Outcome:
     warnings = _warnings(about, settings.device)
     _introduce(screen, about, warnings, settings.device)
     session = _Session(settings, screen)
-    with screen.working(len(chosen) + 4):
+    with screen.working(INSTALMENTS * (len(chosen) + (sweep.STEPS if settings.sweeps else 0)) + 3):
         session.prepare(chosen)
         session.measure(chosen)
     swept = [point.row for point in session.points if point.row not in session.rows]
@@ -114,6 +115,25 @@ def chosen_by(settings: Settings) -> list[Subject]:
     return chosen
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A case to measure.
+
+    Attributes:
+        name: for what is said of it.
+        build: makes the case.
+        directions: those to measure.
+        size: of the photograph's crop.
+        keep: takes its rows.
+    """
+
+    name: str
+    build: Callable[[], Case]
+    directions: Sequence[Direction]
+    size: int
+    keep: Callable[[list[Row]], None]
+
+
 class _Session:
     """The state of one run."""
 
@@ -139,19 +159,59 @@ class _Session:
         self.screen.advance()
 
     def measure(self, chosen: Sequence[Subject]) -> None:
-        """All chosen cases, one workload after the other, and the sweeps."""
-        for _, groups in groupby(grouped(chosen), key=lambda subjects: shared(subjects[0].variant)):
-            for subjects in groups:
-                self.screen.tell(f"building the neck for {subjects[0].keys[0]}")
-                work = self.source.workload(subjects)
-                for subject in subjects:
-                    self._attempt(subject.keys[0], partial(self._case, subject, work))
-            if work.variant == shared(chosen[0].variant):
-                self._attempt("sweeps", partial(self._sweeps, work))
-                self._attempt("picture", partial(self._picture, work))
+        """All chosen cases, those of one variant in turns; with the first variant the sweeps and the picture."""
+        for variant, groups in groupby(grouped(chosen), key=lambda subjects: shared(subjects[0].variant)):
+            first = variant == shared(chosen[0].variant)
+            self._in_turns(self._tasks(groups, first=first))
+            if first and self.settings.sweeps:
+                self.points += [Point("size", row.size, row) for row in self.rows if _whole(row)]
 
-    def _attempt(self, name: str, part: Callable[[], None]) -> None:
-        """What cannot be built or timed is a fault, and no reason to learn nothing of the rest."""
+    def _tasks(self, groups: Iterable[list[Subject]], *, first: bool) -> Iterator[_Task]:
+        """The cases of one variant, their neck built when they are reached; after the first variant's, the sweeps."""
+        for subjects in groups:
+            self.screen.tell(f"building the neck for {subjects[0].keys[0]}")
+            work = self.source.workload(subjects)
+            for subject in subjects:
+                build = partial(subject.build, work)
+                yield _Task(subject.keys[0], build, subject.directions, self.settings.size, self.rows.extend)
+        if first:
+            self._attempt("picture", partial(self._picture, work))
+            self.screen.advance()
+        if first and self.settings.sweeps:
+            for step in sweep.steps(work, self.source, self.settings):
+                name = f"sweep over the {step.axis}: {step.value}"
+                yield _Task(name, step.build, ["forward"], step.size, partial(self._add_points, step))
+
+    def _in_turns(self, tasks: Iterable[_Task]) -> None:
+        """Check them one after the other, each timed a first time at once, then time all of them again in turn.
+
+        So the samples of a row lie as far apart as the time that the variant takes allows.
+        """
+        going: list[tuple[_Task, Measurement]] = []
+        for task in tasks:
+            self._attempt(task.name, partial(self._begin, task, going))
+            self.screen.advance()
+        for _ in range(1, INSTALMENTS):
+            for task, measurement in going.copy():
+                if not self._attempt(task.name, measurement.take):
+                    going.remove((task, measurement))
+                self.screen.advance()
+        for task, measurement in going:
+            self._attempt(task.name, partial(self._end, task, measurement))
+
+    def _begin(self, task: _Task, going: list[tuple[_Task, Measurement]]) -> None:
+        measurement = Measurement(task.build(), task.directions, self.settings, self.screen.tell)
+        measurement.take()
+        going.append((task, measurement))
+
+    def _end(self, task: _Task, measurement: Measurement) -> None:
+        task.keep(measurement.rows(self.ceilings[measurement.case.variant.dtype], task.size))
+
+    def _add_points(self, step: sweep.Step, found: Sequence[Row]) -> None:
+        self.points += [Point(step.axis, step.value, row) for row in found]
+
+    def _attempt(self, name: str, part: Callable[[], None]) -> bool:
+        """Whether it went well; what cannot be built or timed is a fault, no reason to learn nothing of the rest."""
         try:
             part()
         except BenchError:
@@ -159,26 +219,8 @@ class _Session:
         except Exception as error:  # noqa: BLE001
             self.screen.note(traceback.format_exc(), warning=True)
             self.faults.append(f"failed: {name}: {first_line(error)}")
-
-    def _case(self, subject: Subject, work: Workload) -> None:
-        case = subject.build(work)
-        top = self.ceilings[subject.variant.dtype]
-        self.rows += runner.measure(case, subject.directions, self.settings, top, self.settings.size, self.screen.tell)
-        self.screen.advance()
-
-    def _sweeps(self, work: Workload) -> None:
-        settings, tell = self.settings, self.screen.tell
-        if settings.sweeps:
-            top = self.ceilings[work.variant.dtype]
-            self.points += sweep.grids(work, settings, top, tell)
-            self.points += sweep.sizes(work, self.source, settings, top, tell)
-            whole = [
-                row
-                for row in self.rows
-                if row.case == "neck.fuse" and row.direction == "forward" and row.dtype == work.variant.dtype
-            ]
-            self.points += [Point("size", settings.size, row) for row in whole]
-        self.screen.advance()
+            return False
+        return True
 
     def _picture(self, work: Workload) -> None:
         self.screen.tell("picture")
@@ -195,7 +237,11 @@ class _Session:
                 pictures.principal(finest),
             ),
         ]
-        self.screen.advance()
+
+
+def _whole(row: Row) -> bool:
+    """Whether it belongs to the sweep over sizes, at the run's own."""
+    return row.case == "neck.fuse" and row.direction == "forward"
 
 
 def _introduce(screen: Screen, about: rows.Machine, warnings: Sequence[str], device: str) -> None:

@@ -1,9 +1,9 @@
-"""Check, then time: the rows of one case."""
+"""Check, then time in instalments: the rows of one case."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,14 +13,19 @@ from zigzag.bench.accuracy import GroupError, Results, Verdict, group_errors, ju
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.devices import Timing, evict, graphed, stopwatch
 from zigzag.bench.memory import peak_growth, saved_bytes
+from zigzag.bench.placement import Mover
 from zigzag.bench.rows import Row, Status
 from zigzag.bench.settings import Settings
-from zigzag.bench.timing import Ratio, Run, Samples, interleave, plan, ratio, timed, warm_up
+from zigzag.bench.timing import Ratio, Run, Samples, interleave, joined, plan, ratio, timed, warm_up
 from zigzag.bench.workload import COMPILED, EAGER, FLOOR, OURS, SIDES, Case, Direction, key
 from zigzag.cost import total
 from zigzag.errors import first_line
 
 Tell = Callable[[str], None]
+
+INSTALMENTS = 3
+"""Into so many the rounds of a case are parted, with those of other cases in between: the memory of a shared machine is
+faster or slower by a half for minutes at a time, and samples of one second would not show it."""
 
 _WARM_UP = 0.2
 """Seconds for the warm-up of a side. One that takes longer in its check is warm from it."""
@@ -52,29 +57,53 @@ class Check:
         return self.verdict is not None and self.verdict.right
 
 
-def measure(
-    case: Case, directions: Sequence[Direction], settings: Settings, ceilings: Ceilings, size: int, tell: Tell
-) -> list[Row]:
-    """The rows of every side and direction. A side whose result is wrong gets no time.
+class Measurement:
+    """A case that is checked as this is made, then timed in instalments. A side whose result is wrong gets no time.
 
     Args:
         case: what to measure.
         directions: in which.
         settings: of the run.
-        ceilings: for the share of the roofline.
-        size: of the photograph's crop, for the rows.
         tell: says what is going on.
     """
-    rows = []
-    tell(f"{key(case.name, directions[0], case.variant)}: checking against float64")
-    checked = check_directions(case, directions, settings.device)
-    for direction, checks in checked.items():
-        tell(f"{key(case.name, direction, case.variant)}: timing")
-        samples = time_sides(case, direction, checks, settings)
-        context = _Context(case, direction, samples, ceilings, settings, size)
-        checks[FLOOR] = Check()
-        rows += [context.row(side, checks[side]) for side in SIDES if side in checks]
-    return rows
+
+    def __init__(self, case: Case, directions: Sequence[Direction], settings: Settings, tell: Tell) -> None:
+        self.case, self._settings, self._tell = case, settings, tell
+        tell(f"{self._key(directions[0])}: checking against float64")
+        self._checked = check_directions(case, directions, settings.device)
+        # What is compiled does not outlive the next case's compiling, and a GPU has no room for all cases at once.
+        together = COMPILED in case.formulations or settings.device != "cpu"
+        self._instalments = 1 if together else INSTALMENTS
+        self._running = {
+            direction: instalments(case, direction, checks, settings, self._instalments)
+            for direction, checks in self._checked.items()
+        }
+        self._taken: dict[Direction, list[Mapping[str, Samples]]] = {direction: [] for direction in directions}
+
+    def take(self) -> None:
+        """Time the next instalment of every direction; nothing where there is none left."""
+        for direction, taken in self._taken.items():
+            if len(taken) < self._instalments:
+                part = f", {len(taken) + 1} of {self._instalments}" if self._instalments > 1 else ""
+                self._tell(f"{self._key(direction)}: timing{part}")
+                taken.append(next(self._running[direction]))
+
+    def rows(self, ceilings: Ceilings, size: int) -> list[Row]:
+        """The rows of every side and direction, from all instalments that were taken.
+
+        Args:
+            ceilings: for the share of the roofline.
+            size: of the photograph's crop.
+        """
+        rows = []
+        for direction, taken in self._taken.items():
+            checks = {**self._checked[direction], FLOOR: Check()}
+            context = _Context(self.case, direction, joined(taken), ceilings, self._settings, size)
+            rows += [context.row(side, checks[side]) for side in SIDES if side in checks]
+        return rows
+
+    def _key(self, direction: Direction) -> str:
+        return key(self.case.name, direction, self.case.variant)
 
 
 def check_directions(
@@ -126,8 +155,18 @@ def _verdict(check: Check, stock: Mapping[str, GroupError]) -> Verdict | None:
     return judge(check.errors, stock)
 
 
-def time_sides(case: Case, direction: Direction, checks: dict[str, Check], settings: Settings) -> dict[str, Samples]:
-    """Interleaved samples of the floor and of every side whose result is right; on request of their CUDA graphs."""
+def instalments(
+    case: Case, direction: Direction, checks: dict[str, Check], settings: Settings, count: int
+) -> Iterator[dict[str, Samples]]:
+    """Interleaved samples of the floor and of every side whose result is right; on request of their CUDA graphs.
+
+    Args:
+        case: what is timed.
+        direction: in which.
+        checks: of its sides; a side that cannot be captured fails here.
+        settings: of the run.
+        count: how many instalments there are.
+    """
     sides: dict[str, Callable[[], object]] = {FLOOR: case.floors[direction]}
     for side, check in checks.items():
         if check.right:
@@ -140,10 +179,17 @@ def time_sides(case: Case, direction: Direction, checks: dict[str, Check], setti
         known = side in checks and side != COMPILED and device == "cpu"  # a first run compiles, or tunes its kernels
         first = checks[side].seconds if known else 0.0
         estimates[side] = first if first >= _WARM_UP else warm_up(run, _WARM_UP, watch)
-    seconds = case.seconds[direction] / (4 if settings.quick else 1)
-    schedule = plan(estimates, seconds, closely=(OURS, FLOOR), least=3)
-    limit = 2 * schedule.seconds(estimates) if device == "cpu" else math.inf
-    return interleave(sides, schedule, limit=limit, before=partial(evict, device), stopwatch=watch)
+    budget = case.seconds[direction] / (4 if settings.quick else 1)
+    before, move = partial(evict, device), Mover(case.operands(direction)) if device == "cpu" else None
+    pause = min(timed(before)[0] for _ in range(3))
+    costs = {side: seconds + pause for side, seconds in estimates.items()}
+    schedule = plan(costs, budget, closely=(OURS, FLOOR), least=3)
+    for rounds in schedule.parts(count):
+        for side, run in sides.items():
+            if rounds.start > 0 and estimates[side] < _WARM_UP:
+                watch(run)  # another case has run in between
+        limit = 2 * schedule.seconds(costs, rounds) if device == "cpu" else math.inf
+        yield interleave(sides, schedule, limit, before=before, stopwatch=watch, rounds=rounds, each_round=move)
 
 
 def _graphs(sides: Mapping[str, Run], checks: dict[str, Check]) -> dict[str, Run]:

@@ -14,7 +14,7 @@ from torch import Tensor
 import zigzag
 from zigzag import cost
 from zigzag.bench.accuracy import Results
-from zigzag.bench.baselines import compiled_anew
+from zigzag.bench.baselines import Floor, compiled_anew
 from zigzag.bench.settings import SEED
 from zigzag.config import NeckConfig
 
@@ -135,8 +135,8 @@ class Case:
         stock: by group of outputs the side whose error is stock PyTorch's.
         exact: the float64 results for a direction.
         costs: the steps of the work by direction; their least times add up.
-        floors: the floor's run by direction.
-        seconds: share of the time budget, by direction.
+        floors: the floor by direction.
+        seconds: share of the time budget, by direction; emptying the caches before every run is part of it.
         checking: surrounds the float64 results and the checks for a direction, to put parameters into a state in which
             rounding cannot decide a ReLU: on which side of 0 it falls is no error of a gradient.
         size: of the photograph's crop, where it is not the run's.
@@ -150,10 +150,17 @@ class Case:
     stock: Mapping[str, str]
     exact: Callable[[Direction], Results]
     costs: Mapping[Direction, Sequence[cost.Cost]]
-    floors: Mapping[Direction, Callable[[], object]]
+    floors: Mapping[Direction, Floor]
     seconds: Mapping[Direction, float]
     checking: Callable[[Direction], AbstractContextManager[None]] = lambda _: nullcontext()
     size: int | None = None
+
+    def operands(self, direction: Direction) -> list[Tensor]:
+        """What its sides and its floor work on, each tensor once: maps and the floor's own first, parameters last."""
+        sides, floor = self.formulations.values(), self.floors[direction]
+        kinds = ([side.maps for side in sides], [floor.operands], [side.gradients for side in sides])
+        found = [each for kind in (*kinds, [side.parameters for side in sides]) for given in kind for each in given]
+        return list({id(tensor): tensor for tensor in found}.values())
 
 
 class Workload:
