@@ -36,7 +36,7 @@ _REGIONS, _SCORES = 300, 2 * 21 + 4
 _BINS, _CELLS = 21, 7
 _FINEST_STRIDE = 4
 """Pixels of the image by step of level 1."""
-_SECONDS: dict[Direction, float] = {"forward": 1.5, "forward+backward": 2.0}
+_SECONDS: dict[Direction, float] = {"forward": 1.2, "forward+backward": 1.6}
 
 
 def formulation(

@@ -73,7 +73,7 @@ class Entry:
     half: tuple[Direction, ...] = DIRECTIONS
     stages: int = 1
     checking: float = 0.3
-    timing: float = 3.5
+    timing: float = 2.8
     compiling: float = 12.0
 
     def variants(self) -> Iterator[Variant]:

@@ -20,7 +20,7 @@ CELLS = ((1,), (7,), (31,))
 STEPS = len(SHARES) + 2 * (len(GRIDS) + len(CELLS))
 """Cases of all sweeps."""
 
-_SECONDS = 0.8
+_SECONDS = 0.6
 _NECK_SECONDS = 1.0
 
 Axis = Literal["size", "grids", "cells"]
