@@ -18,8 +18,7 @@ import zigzag
 from zigzag.models import NeckOptions, scripted
 
 NEEDS_KERNELS = pytest.mark.skipif(not zigzag.backends()["cpu"].available, reason=str(zigzag.backends()["cpu"].reason))
-# The pyramid is traced on two images of 64 x 64. From 96 x 64 on the coarsest level but one has more pixels than are
-# summed in float64, from 64 x 64 on the finer ones.
+# The pyramid is traced on images of 64 x 64, where all levels but the finest are summed in float64; in others fewer are.
 BATCHES = [[(64, 64)], [(48, 80), (80, 30)], [(1, 1)], [(3, 200), (200, 4), (64, 64)]]
 IN_ANOTHER_PROCESS = """
 import sys, torch, torchvision, zigzag
@@ -108,6 +107,6 @@ def test_detectors_that_are_refused():
     with pytest.raises(ValueError, match="detector must be in evaluation mode"):
         scripted(detector_of("mask_rcnn"))
     with pytest.raises(ValueError, match="detector must have a neck of the kind 'zigzag' or 'fpn', got 'eager'"):
-        scripted(detector_of("mask_rcnn", neck=NeckOptions("eager", channels=8)).eval())
+        scripted(detector_of("mask_rcnn", neck=NeckOptions("eager", channels=8, norm_groups=2)).eval())
     with zigzag.use_backend("reference"), pytest.raises(RuntimeError, match="detector needs a backend with kernels"):
         scripted(detector_of("mask_rcnn").eval())
