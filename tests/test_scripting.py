@@ -18,7 +18,7 @@ import zigzag
 from zigzag.models import NeckOptions, scripted
 
 NEEDS_KERNELS = pytest.mark.skipif(not zigzag.backends()["cpu"].available, reason=str(zigzag.backends()["cpu"].reason))
-# The pyramid is traced on images of 64 x 64, where all levels but the finest are summed in float64; in others fewer are.
+# The pyramid is traced on images of 64 x 64, where all levels but the finest are summed in float64; in others fewer.
 BATCHES = [[(64, 64)], [(48, 80), (80, 30)], [(1, 1)], [(3, 200), (200, 4), (64, 64)]]
 IN_ANOTHER_PROCESS = """
 import sys, torch, torchvision, zigzag
