@@ -86,8 +86,13 @@ def level_sizes(
 ) -> list[Tensor]:
     """Height and width of every image at every level, ceil(pixels / stride): a list of (N, 2) int64, one per stride."""
     sizes = torch.as_tensor(image_sizes, dtype=torch.int64).reshape(-1, 2)
-    at_levels = torch.stack([(sizes + stride - 1) // stride for stride in strides])
+    at_levels = sizes_at(sizes, list(strides))
     return list(at_levels.to(device, non_blocking=sizes.device.type == "cpu").unbind())
+
+
+def sizes_at(sizes: Tensor, strides: list[int]) -> Tensor:
+    """As `level_sizes`, all in one tensor (levels, N, 2), from integers (N, 2); TorchScript."""
+    return torch.stack([(sizes + stride - 1) // stride for stride in strides])
 
 
 def nearest_pixel(coordinates: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from zigzag.models.fcis import FCIS
 from zigzag.models.mask_rcnn import MaskRCNN
 from zigzag.models.necks import NeckOptions, build_neck
 from zigzag.models.pyramid import Pyramid
+from zigzag.models.scripting import scripted
 from zigzag.models.segmentation import NetworkConfig, SemanticSegmenter
 from zigzag.models.weights import WeightReport, WeightsError
 
@@ -27,4 +28,5 @@ __all__ = [
     "build_backbone",
     "build_detector",
     "build_neck",
+    "scripted",
 ]

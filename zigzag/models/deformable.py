@@ -1,6 +1,6 @@
 """Deformable convolution and RoI pooling (Dai et al., Deformable Convolutional Networks, ICCV 2017)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -10,7 +10,7 @@ from torchvision.ops import deform_conv2d
 from torchvision.ops.poolers import LevelMapper
 
 from zigzag.models.detection import RoIAlign, RoILevels
-from zigzag.models.pyramid import NAMES, STRIDES, Sizes, maps_of_images
+from zigzag.models.pyramid import NAMES, STRIDES, maps_of_images
 
 # The paper's: gamma of Eq. 5's offsets, and the learning rate of the layer that gives them over that of the others.
 GAMMA = 0.1
@@ -130,7 +130,7 @@ class DeformableRoIAlign(nn.Module):
             nn.init.zeros_(parameter)
             parameter.register_hook(lambda gradient: OFFSET_RATE * gradient)  # type: ignore[no-untyped-call]
 
-    def forward(self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sizes) -> Tensor:
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """As `RoIAlign.forward`: (n, C, size, size) for the boxes of all images, one image's after the other."""
         offsets = GAMMA * self.offset(self.plain(x, boxes, image_shapes).flatten(1)).view(-1, 2, PARTS, PARTS)
         repeats = self.output_size // PARTS

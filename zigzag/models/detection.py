@@ -1,6 +1,6 @@
 """What the detectors share: torchvision's interface, region proposals and RoIAlign, each image as if it were alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -22,11 +22,11 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from zigzag.geometry import inside, level_sizes
+from zigzag.geometry import inside, sizes_at
 from zigzag.models.arguments import Target, check_images, check_targets
 from zigzag.models.backbones import BackboneConfig
 from zigzag.models.necks import NeckOptions
-from zigzag.models.pyramid import NAMES, STRIDES, Pyramid, Sizes, maps_of_images
+from zigzag.models.pyramid import NAMES, STRIDES, Pyramid, Strides, maps_of_images
 from zigzag.models.weights import IMAGE_DEVIATION, IMAGE_MEAN
 
 Kind = Literal["mask_rcnn", "deformable_rcnn", "fcis"]
@@ -184,15 +184,16 @@ class Resizing(GeneralizedRCNNTransform):  # type: ignore[misc]
         super().__init__(shorter, longer, list(IMAGE_MEAN), list(IMAGE_DEVIATION), size_divisible=STRIDES[-1])
         self.shorter, self.longer = shorter, longer
 
-    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Image (3, H, W) and target at the size of the network: images bilinearly, masks to the nearest pixel."""
         height, width = image.shape[1:]
         scale = min(self.shorter / min(height, width), self.longer / max(height, width))
-        size = [max(1, round(side * scale)) for side in (height, width)]
+        size = [max(1, int(round(side * scale))) for side in [height, width]]  # noqa: RUF046 - TorchScript's is a float
         image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
         if target is not None:
-            masks = F.interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
-            target = {**target, "boxes": resize_boxes(target["boxes"], (height, width), size), "masks": masks}
+            target = target.copy()
+            target["masks"] = F.interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
+            target["boxes"] = resize_boxes(target["boxes"], [height, width], size)
         return image, target
 
 
@@ -218,29 +219,41 @@ class RegionProposals(RegionProposalNetwork):  # type: ignore[misc]
     """torchvision's region proposals, anchors outside an image left out: they neither propose nor train."""
 
     def forward(
-        self, images: ImageList, features: Mapping[str, Tensor], targets: list[Target] | None = None
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """As torchvision's: a tensor (n, 4) of boxes for every image, best first, and losses in training."""
         maps = list(features.values())
-        objectness, deltas = self.head(maps)
+        by_level, deltas_by_level = self.head(maps)
         anchors = self.anchor_generator(images, maps)
-        outside = _anchors_outside(images.image_sizes, objectness)
-        counts = [x[0].numel() for x in objectness]
+        outside = _anchors_outside(images.image_sizes, by_level)
+        counts = [x[0].numel() for x in by_level]
+        objectness, deltas = concat_box_prediction_layers(by_level, deltas_by_level)
         # Under autocast too: a box in pixels has more digits than two bytes hold.
-        objectness, deltas = (x.to(images.tensors.dtype) for x in concat_box_prediction_layers(objectness, deltas))
-        boxes = self.box_coder.decode(deltas.detach(), anchors).view(*outside.shape, 4)
+        objectness, deltas = objectness.to(images.tensors.dtype), deltas.to(images.tensors.dtype)
+        boxes = self.box_coder.decode(deltas.detach(), anchors).view(outside.shape[0], outside.shape[1], 4)
         boxes = boxes.masked_fill(outside[..., None], 0)  # empty, which the filter drops
         ranked = objectness.detach().view(outside.shape).masked_fill(outside, -torch.inf)
         proposals, _ = self.filter_proposals(boxes, ranked, images.image_sizes, counts)
-        if not self.training:
-            return proposals, {}
+        if self.training:
+            return proposals, self._losses(objectness, deltas, anchors, outside, targets)
+        return proposals, {}
+
+    @torch.jit.unused
+    def _losses(
+        self,
+        objectness: Tensor,
+        deltas: Tensor,
+        anchors: list[Tensor],
+        outside: Tensor,
+        targets: list[dict[str, Tensor]] | None,
+    ) -> dict[str, Tensor]:
         labels, matched = self.assign_targets_to_anchors(anchors, cast(list[Target], targets))
         labels = [label.masked_fill(own, -1) for label, own in zip(labels, outside, strict=True)]
         losses = self.compute_loss(objectness, deltas, labels, self.box_coder.encode(matched, anchors))
-        return proposals, dict(zip(("loss_objectness", "loss_rpn_box_reg"), losses, strict=True))
+        return dict(zip(("loss_objectness", "loss_rpn_box_reg"), losses, strict=True))
 
 
-class RoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
+class RoIAlign(nn.Module):
     """torchvision's RoIAlign over levels, from every image's own maps; their scales do not depend on the images.
 
     Args:
@@ -249,24 +262,27 @@ class RoIAlign(MultiScaleRoIAlign):  # type: ignore[misc]
     """
 
     def __init__(self, output_size: int, levels: RoILevels) -> None:
-        super().__init__(NAMES[:-1], output_size, sampling_ratio=2)
-        self.scales = [1 / stride for stride in STRIDES[:-1]]
-        self.map_levels = LevelMapper(2, 5)
-        self.levels = levels
+        super().__init__()
+        self.output_size, self.levels = output_size, levels
+        self.names, self.scales = list(NAMES[:-1]), [1 / stride for stride in STRIDES[:-1]]
+        self.by_box_size = MultiScaleRoIAlign(self.names, output_size, sampling_ratio=2)
+        self.by_box_size.scales, self.by_box_size.map_levels = self.scales, LevelMapper(2, 5)
 
-    def forward(self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sizes) -> Tensor:
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """(n, C, size, size) for the boxes of all images, in pixels, one image's after the other."""
-        own = zip(maps_of_images(x, image_shapes), boxes, image_shapes, strict=True)
-        return torch.cat([self._of_image(maps, some, shape) for maps, some, shape in own])
+        own = maps_of_images(x, image_shapes)
+        return torch.cat([self._of_image(*image) for image in zip(own, boxes, image_shapes, strict=True)])
 
     def _of_image(self, maps: dict[str, Tensor], boxes: Tensor, shape: tuple[int, int]) -> Tensor:
         if self.levels == "box size":
-            return cast(Tensor, super().forward(maps, [boxes], [shape]))
-        pooled = [
-            roi_align(maps[name], [boxes], self.output_size, scale, self.sampling_ratio)
-            for name, scale in zip(self.featmap_names, self.scales, strict=True)
+            pooled: Tensor = self.by_box_size(maps, [boxes], [shape])
+            return pooled
+        samples = self.by_box_size.sampling_ratio
+        levels = [
+            roi_align(maps[name], [boxes], self.output_size, scale, samples)
+            for name, scale in zip(self.names, self.scales, strict=True)
         ]
-        return cast(Tensor, sum(pooled))
+        return torch.stack(levels).sum(0)
 
 
 def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposals:
@@ -287,10 +303,14 @@ def _region_proposals(channels: int, config: DetectorConfig) -> RegionProposals:
     )
 
 
-def _anchors_outside(image_sizes: Sizes, objectness: Sequence[Tensor]) -> Tensor:
+def _anchors_outside(
+    image_sizes: list[tuple[int, int]], objectness: list[Tensor], strides: Strides = STRIDES
+) -> Tensor:
     """True for anchors at places outside their image: (N, anchors of all levels)."""
+    sizes = sizes_at(torch.tensor([list(size) for size in image_sizes]), list(strides))
+    sizes = sizes.to(objectness[0].device, non_blocking=True)
     levels = []
-    for x, valid in zip(objectness, level_sizes(image_sizes, STRIDES, objectness[0].device), strict=True):
+    for x, valid in zip(objectness, sizes.unbind(), strict=True):
         own = inside(valid, x.shape[2], x.shape[3])[:, 0, :, :, None]
         levels.append(own.expand(-1, -1, -1, x.shape[1]).flatten(1))
     return ~torch.cat(levels, 1)

@@ -32,9 +32,14 @@ class BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (n, classes) and box deltas (n, 4 * classes) from x (n, C)."""
+        x = x.to(self.cls_score.weight.dtype)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._layers(x)
         with torch.autocast(x.device.type, enabled=False):
-            scores, deltas = super().forward(x.to(self.cls_score.weight.dtype))
-        return scores, deltas
+            return self._layers(x)
+
+    def _layers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cls_score(x), self.bbox_pred(x)
 
 
 def box_and_mask_heads(config: DetectorConfig, classes: int) -> RoIHeads:

@@ -1,7 +1,7 @@
 """What detectors read: a ResNet's maps through a neck, and a pooled fifth level, each image as if it were alone."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from zigzag.geometry import inside, level_sizes
+from zigzag.geometry import inside, level_sizes, sizes_at
 from zigzag.models.backbones import Backbone, ResNet
 from zigzag.models.necks import NeckOptions, build_neck
 
 Sizes = Sequence[tuple[int, int]]
 
-STRIDES = (4, 8, 16, 32, 64)
+Strides = tuple[int, int, int, int, int]
+STRIDES: Strides = (4, 8, 16, 32, 64)
 NAMES = ("0", "1", "2", "3", "pool")
 """Of the levels, finest first, as torchvision calls them."""
 
@@ -56,14 +57,17 @@ class Pyramid(nn.Module):
         batch = (images.shape[2], images.shape[3])
         if image_sizes is not None and all(tuple(size) == batch for size in image_sizes):
             image_sizes = None
+        return OrderedDict(zip(NAMES, self.maps(images, image_sizes), strict=True))
+
+    def maps(self, images: Tensor, image_sizes: Sizes | Tensor | None) -> list[Tensor]:
+        """As `forward`, which looks at the values of ``image_sizes`` first: this does not, and can be traced."""
         self._padding = None if image_sizes is None else _Padding(image_sizes, images.shape[2])
         try:
             maps = self.backbone(images)
         finally:
             self._padding = None
         fused = self.neck(maps, image_sizes if self._told_apart else None)
-        pooled = F.max_pool2d(fused[-1], kernel_size=1, stride=2)
-        return OrderedDict(zip(NAMES, [*fused, pooled], strict=True))
+        return [*fused, F.max_pool2d(fused[-1], kernel_size=1, stride=2)]
 
     def _outside_to_zero(self, _module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         """The hook of modules in the backbone."""
@@ -73,13 +77,13 @@ class Pyramid(nn.Module):
 class _Padding:
     """What lies outside the images of a batch that is ``height`` high."""
 
-    def __init__(self, image_sizes: Sizes, height: int) -> None:
+    def __init__(self, image_sizes: Sizes | Tensor, height: int) -> None:
         self.image_sizes, self.height = image_sizes, height
         self.masks: dict[int, Tensor] = {}
 
     def to_zero(self, x: Tensor) -> Tensor:
         """A map of the batch at any stride, 0 outside the images, in place."""
-        stride = self.height // x.shape[2]
+        stride = int(self.height // x.shape[2])  # while tracing a symbol, of one value
         if stride not in self.masks:
             (valid,) = level_sizes(self.image_sizes, [stride], x.device)
             self.masks[stride] = inside(valid, x.shape[2], x.shape[3])
@@ -100,14 +104,17 @@ def _read_by_windows(backbone: nn.Module) -> Iterator[nn.Module]:
             yield from (module for name, module in block.named_modules() if name in ("bn1", "bn2", "downsample.1"))
 
 
-def maps_of_images(maps: Mapping[str, Tensor], image_sizes: Sizes) -> list[dict[str, Tensor]]:
+def maps_of_images(
+    maps: dict[str, Tensor], image_sizes: list[tuple[int, int]], strides: Strides = STRIDES
+) -> list[dict[str, Tensor]]:
     """Every image's maps (1, C, h, w) alone, without the padding of the batch: what pools regions reads these.
 
     A sample between an image's last row and the padding would mix the two; past a map's last row it is that row.
     """
-    images: list[dict[str, Tensor]] = [OrderedDict() for _ in image_sizes]
-    for (name, batch), stride in zip(maps.items(), STRIDES, strict=True):
-        sizes = level_sizes(image_sizes, [stride])[0].tolist()
-        for own, x, (height, width) in zip(images, torch.split(batch, 1), sizes, strict=True):
+    sizes = torch.tensor([list(size) for size in image_sizes])
+    levels: list[list[list[int]]] = sizes_at(sizes, list(strides)).tolist()
+    images: list[dict[str, Tensor]] = [{} for _ in image_sizes]
+    for (name, batch), of_images in zip(maps.items(), levels, strict=True):
+        for own, x, (height, width) in zip(images, torch.split(batch, 1), of_images, strict=True):
             own[name] = x[:, :, :height, :width]
     return images

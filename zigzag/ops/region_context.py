@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from zigzag import config
 from zigzag.backends import select
-from zigzag.config import FEW_PIXELS
 from zigzag.ops.arguments import (
     accumulation_dtype,
     check_grids,
@@ -103,7 +103,7 @@ def region_context(
 
 def widened(x: Tensor) -> Tensor:
     """A map (N, C, H, W) in the dtype that it is summed in: float64 where it has at most `FEW_PIXELS`."""
-    return x.double() if x.shape[2] * x.shape[3] <= FEW_PIXELS else x
+    return x.double() if x.shape[2] * x.shape[3] <= config.FEW_PIXELS else x
 
 
 _OPERATIONS: tuple[Operation, Operation, Operation] = stats_operation, codes_operation, norm_operation
