@@ -16,7 +16,7 @@ ZIGZAG_HOST_DEVICE inline uint32_t dither_phase(int64_t h, int64_t w, int64_t ch
 
 // The value, moved by less than half of a unit in the last place of a type that drops the last `dropped` bits of a
 // float: rounded to nearest, it is then rounded up as often as it is near to the upper of its neighbours. One that the
-// type holds stays as it is, and so do those that are not normal or, at `most` and above, could overflow.
+// type holds stays as it is, and so do those that are no normal floats or, at `most` and above, could overflow.
 ZIGZAG_HOST_DEVICE inline float dithered(float value, uint32_t phase, int dropped, float most) {
   uint32_t bits;
   __builtin_memcpy(&bits, &value, sizeof(bits));
@@ -29,6 +29,10 @@ ZIGZAG_HOST_DEVICE inline float dithered(float value, uint32_t phase, int droppe
 
 // The same for the two narrow types.
 ZIGZAG_HOST_DEVICE inline float dithered_bfloat(float v, uint32_t phase) { return dithered(v, phase, 16, 3e38f); }
-ZIGZAG_HOST_DEVICE inline float dithered_half(float v, uint32_t phase) { return dithered(v, phase, 13, 65504.0f); }
+ZIGZAG_HOST_DEVICE inline float dithered_half(float v, uint32_t phase) {
+  // Below its normal values a half has steps of 2^-24.
+  const float moved = v + static_cast<float>(static_cast<int32_t>((phase >> 21) | 1u) - 1024) * 0x1p-35f;
+  return (v < 0 ? -v : v) < 0x1p-14f ? moved : dithered(v, phase, 13, 65504.0f);
+}
 
 }  // namespace zigzag

@@ -31,7 +31,7 @@ from zigzag.kernels.launch import launches_to
 from zigzag.kernels.position_sensitive_pool import position_sensitive_pool, position_sensitive_pool_backward
 from zigzag.kernels.region_codes_products import areas
 from zigzag.kernels.region_stats import region_stats_backward
-from zigzag.kernels.rounding import dithered
+from zigzag.kernels.rounding import dither_phase, dithered, dithered_half
 from zigzag.kernels.tune import best
 
 TWO, THREE = (True, True), (True, True, True)
@@ -106,25 +106,26 @@ def test_what_others_give_the_map_is_added(padded):
 
 
 @triton.jit
-def write_dithered(values, to):
+def write_dithered(values, to, half: tl.constexpr):
     at = tl.arange(0, 4096)
-    h, w = at // 64, at % 64
-    tl.store(to + at, dithered(tl.load(values + at), h, w, at * 0 + 5, 16, 3e38))
+    phase = dither_phase(at // 64, at % 64, at * 0 + 5)
+    value = tl.load(values + at)
+    tl.store(to + at, dithered_half(value, phase) if half else dithered(value, phase, 16, 3e38))
 
 
-def test_dithering_adds_no_bias_and_leaves_what_the_type_holds():
-    value = 1 + 2**-7 / 5  # a fifth of the way between two neighbours in bfloat16
+@pytest.mark.parametrize(
+    ("dtype", "unit", "value"),
+    [(torch.bfloat16, 2.0**-7, 1.0), (torch.float16, 2.0**-10, -1.0), (torch.float16, 2.0**-24, 2.0**-18)],
+    ids=["bfloat16", "float16", "float16, not normal"],
+)
+def test_dithering_adds_no_bias_and_leaves_what_the_type_holds(dtype, unit, value):
     found = torch.empty(4096)
-    for given, expected, within in (
-        (value, value, 1e-4),
-        (1 + 2**-7, 1 + 2**-7, 0),
-        (0.0, 0.0, 0),
-        (-value, -value, 1e-4),
-    ):
-        write_dithered[(1,)](torch.full((4096,), given), found)
-        rounded = found.bfloat16().double()
-        assert rounded.mean().item() == pytest.approx(expected, abs=within)
-        assert len(rounded.unique()) == (2 if within else 1)
+    for share in (0, 0.2, 0.9):
+        between = value + share * unit
+        write_dithered[(1,)](torch.full((4096,), between), found, half=dtype == torch.float16)
+        rounded = found.to(dtype).double()
+        assert rounded.mean().item() == pytest.approx(between, abs=0.01 * unit if share else 0)
+        assert len(rounded.unique()) == (2 if share else 1)
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[15]], ids=str)

@@ -70,7 +70,8 @@ def region_context(
         backend: name of the backend; None for that of `use_backend`, or else the fastest that can run.
 
     Returns:
-        x, codes (N, sum K*K, C) or None, and (scale, shift), (N, C) each, or None.
+        x (where there is a gradient to record a view of it, not to be written to), codes (N, sum K*K, C) or None, and
+        (scale, shift), (N, C) each, or None.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
@@ -216,15 +217,18 @@ class _Boundary(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_map: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:
-        saved = iter(ctx.saved_tensors)
+        wanted = ctx.needs_input_grad[2]
+        if all(grad is None for grad in grads):
+            return None, None, of_map if wanted else None, *(None for _ in ctx.dtypes[1:])
+        tensors = ctx.saved_tensors  # each look unpacks them anew, which checkpointing allows once
+        saved = iter(tensors)
         for record, count in zip(ctx.records, ctx.counts, strict=True):
             record.saved_tensors = tuple(next(saved) for _ in range(count))
-        device = ctx.saved_tensors[0].device
         given = [
-            torch.zeros(shape, dtype=dtype, device=device) if grad is None else grad
+            torch.zeros(shape, dtype=dtype, device=tensors[0].device) if grad is None else grad
             for grad, (shape, dtype) in zip(grads, ctx.shapes, strict=True)
         ]
-        found = _gradient(ctx.call, ctx.records, given, of_map, wanted=ctx.needs_input_grad[2])
+        found = _gradient(ctx.call, ctx.records, given, of_map, wanted=wanted)
         for record in ctx.records:
             record.saved_tensors = ()
         pairs = zip(found, ctx.dtypes, strict=True)
