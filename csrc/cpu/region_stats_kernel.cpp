@@ -248,8 +248,7 @@ class Others {
   bool there_;
 };
 
-// What others gave was rounded to the map's type already: a sum that hardly differs from it would be rounded back to
-// it.
+// What others gave was rounded already: a sum that hardly differs from it would be rounded back to it.
 template <class A>
 void dither_row(const StatsArgs& args, const Block& block, int64_t h, int64_t end, Row<A> row) {
   if constexpr (sizeof(A) == 4) {
