@@ -1,6 +1,6 @@
 """Predicts the neck's time on a GPU from `zigzag.cost`: what no implementation can be faster than, level by level.
 
-    python benchmarks/predict.py [--batch 16] [--backward]
+    python benchmarks/predict.py [--batch 16] [--backward] [--gather-from]
 
 Every step takes the longer of its bytes over the bandwidth and its flops over the bf16 rate; steps follow each other.
 The ceilings are an H100 SXM's data sheet, not measurements: a first measured run is to be held against the table.
@@ -13,6 +13,7 @@ from collections import defaultdict
 
 from zigzag import cost
 from zigzag.config import NeckConfig
+from zigzag.dispatch import GATHER_FROM
 
 BANDWIDTH = 3.35e12  # bytes/s
 ARITHMETIC = 989e12  # flop/s, bf16, dense
@@ -56,11 +57,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--backward", action="store_true", help="forward + backward")
+    help_ = "elements of a map from which its sums cost no second read; no map without it"
+    parser.add_argument("--gather-from", type=int, nargs="?", const=GATHER_FROM, help=help_)
     arguments = parser.parse_args()
     for kernel_size in (3, 1):
-        steps = cost.neck(config_of(kernel_size), LEVELS, batch=arguments.batch, itemsize=2)
+        given = {"batch": arguments.batch, "itemsize": 2, "gather_from": arguments.gather_from}
+        steps = cost.neck(config_of(kernel_size), LEVELS, **given)
         if arguments.backward:
-            steps += cost.neck(config_of(kernel_size), LEVELS, batch=arguments.batch, itemsize=2, backward=True)
+            steps += cost.neck(config_of(kernel_size), LEVELS, **given, backward=True)
         print(
             f"\nregion kernel {kernel_size}x{kernel_size}, N = {arguments.batch}, bf16, C = 256, a 473 crop: predicted"
         )

@@ -159,7 +159,9 @@ def solved(problem, implementation, dtype=None, draws=None):
             "materialize_grads": True,
             "retain_graph": not problem.symmetric and draw + 1 < len(draws),
         }
-        found.append(torch.autograd.grad(results, list(tensors.values()), weights, **options))
+        pairs = zip(results, weights, strict=True)
+        read, weights = zip(*((result, weight) for result, weight in pairs if result.requires_grad), strict=True)
+        found.append(torch.autograd.grad(read, list(tensors.values()), weights, **options))
     gradients = {name: torch.stack(drawn) for name, drawn in zip(tensors, zip(*found, strict=True), strict=True)}
     return [result.detach() for result in first], gradients, draws
 

@@ -33,6 +33,7 @@ class PathwayCase:
     resize: str = "linear"
     padded: bool = False
     source_padded: tuple[bool, ...] | None = None
+    statistics: tuple[tuple[int, ...], int] | None = None
 
     def __str__(self):
         shape, grids = ("x".join(map(str, sizes)) for sizes in (self.shape, self.grids))
@@ -49,6 +50,7 @@ class PathwayCase:
                 ("residual", self.residual),
                 ("valid", self.padded),
                 ("sourcevalid", self.source_padded),
+                (f"statistics{self.statistics}", self.statistics),
             )
             if given
         ]
@@ -92,8 +94,10 @@ class PathwayCase:
 
     def call(self, operation, given, valid=None, source_valid=None):
         options = self.options(given) | {"valid": valid, "source_valid": source_valid}
+        if self.statistics:
+            options["statistics"] = self.statistics
         result = operation(*self.arguments(given), **options)
-        return result if self.residual else (result,)
+        return result if isinstance(result, tuple) else (result,)
 
     def arguments(self, given):
         indices = range(len(self.sources))

@@ -184,6 +184,17 @@ def test_the_paper_preset_has_no_statistics_of_a_norm() -> None:
     assert not [step for step in cost.neck(paper, SIZES) if step.part == "region_norm"]
 
 
+def test_sums_taken_where_a_map_is_written_read_nothing() -> None:
+    apart, gathered = (cost.neck(small(), SIZES, gather_from=least) for least in (None, 0))
+    saved = [one.cost.read - other.cost.read for one, other in zip(apart, gathered, strict=True)]
+    places = [(step.stage, step.direction, step.level) for step, bytes_ in zip(apart, saved, strict=True) if bytes_]
+    # Nothing writes the coarsest map of the first sweep down, which is its base, nor the finest of the first one up.
+    assert places == [(0, "down", 1), (0, "up", 1), (1, "down", 2), (1, "down", 1), (1, "up", 0), (1, "up", 1)]
+    assert sum(saved) == sum(4 * 4 * h * w for h, w in (SIZES[level] for _, _, level in places))
+    assert cost.neck(small(), SIZES, gather_from=0, backward=True) == cost.neck(small(), SIZES, backward=True)
+    assert cost.neck(small(), SIZES, gather_from=1 << 40) == apart
+
+
 def test_the_floor_is_the_convolutions_of_the_neck() -> None:
     config = small()
     pixels = sum(h * w for h, w in SIZES)

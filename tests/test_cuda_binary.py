@@ -16,6 +16,7 @@ STREAMING = {
     "stats_rows": "load",
     "stats_backward": "both",
     "pathway_forward": "both",
+    "pathway_stats": "both",
     "pathway_targets": "both",
     "pathway_sources": "both",
 }

@@ -50,6 +50,11 @@ CASES = {
                     base_affine=True, base_relu=True, gain=True, residual=True, padded=dtype == torch.float16)
         for dtype in VALUES for layout in ("channels_last", "contiguous")
     ] + [PathwayCase((1, 8, 5, 7), ((9, 3),), combine="sum", resize="nearest")],
+    "dense_pathway_stats": [
+        PathwayCase((2, 24, 9, 6), ((4, 3), (16, 11)), dtype, codes=(True, True), affines=(True, True), residual=True,
+                    padded=dtype == torch.float16, statistics=((3, 2), 1))
+        for dtype in VALUES
+    ],
 }  # fmt: skip
 
 
@@ -98,9 +103,9 @@ def test_kernels_are_free_of_races(operation, tmp_path):
         for case in CASES[operation]:
             problem = case.problem()
             leaves = {name: tensor.detach().requires_grad_() for name, tensor in problem.tensors.items()}
-            results = problem.call(partial(getattr(zigzag.ops, operation), backend="cuda"), leaves)
+            results = problem.call(partial(getattr(zigzag.ops, case.operation), backend="cuda"), leaves)
             sum(result.sum() for result in results).backward()
-    assert {name for name, *_ in recorder.calls} == {operation, f"{operation}_backward"}
+    assert {name for name, *_ in recorder.calls} == {operation, f"{case.operation}_backward"}
     calls = tmp_path / "calls"
     calls.write_bytes(pickle.dumps(recorder.calls))
     runtime = subprocess.run(

@@ -13,8 +13,8 @@ Nothing here needs torch: sizes are plain integers, ``(height, width)`` in pixel
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import gcd
+from dataclasses import dataclass, replace
+from math import gcd, prod
 from typing import Literal
 
 from zigzag.config import NeckConfig
@@ -269,11 +269,13 @@ def neck(
     itemsize: int = 4,
     laterals: bool = False,
     backward: bool = False,
+    gather_from: int | None = None,
 ) -> list[Step]:
     """Every step of the neck on levels of the given ``sizes``, finest first, in the order in which they run.
 
     ``laterals`` adds the lateral convolutions in front. ``backward`` gives the backward pass alone; add both for a
-    training step.
+    training step. ``gather_from``: elements of a map from which the kernel that writes F takes its sums too, as
+    `zigzag.dispatch.GATHER_FROM` says for CUDA; None where no kernel does.
 
     Raises:
         ValueError: the neck is not the whole ZigZag neck with RCE, but one of the paper's comparisons.
@@ -284,7 +286,7 @@ def neck(
         raise ValueError(
             "config must have context='rce', dense, exchange, fusion, bottom_up and all outputs: no other cost is known"
         )
-    walk = _Walk(config, sizes, batch, itemsize, backward=backward)
+    walk = _Walk(config, sizes, batch, itemsize, backward=backward, gather_from=gather_from)
     levels = range(len(sizes))
     for level in levels if laterals else ():
         walk.lateral(level)
@@ -304,12 +306,23 @@ def neck(
 class _Walk:
     """Collects the steps of one pass through the neck."""
 
-    def __init__(self, config: NeckConfig, sizes: Sequence[Size], batch: int, itemsize: int, *, backward: bool) -> None:
+    def __init__(
+        self,
+        config: NeckConfig,
+        sizes: Sequence[Size],
+        batch: int,
+        itemsize: int,
+        *,
+        backward: bool,
+        gather_from: int | None,
+    ) -> None:
         self.config = config
         self.sizes = sizes
         self.batch = batch
         self.itemsize = itemsize
         self.backward = backward
+        self.gather_from = gather_from
+        self.gathered = False
         self.steps: list[Step] = []
 
     def shape(self, level: int) -> Shape:
@@ -330,6 +343,7 @@ class _Walk:
     def pathway(self, stage: int, direction: Direction, level: int, sources: Sequence[int], *, residual: bool) -> None:
         """Fusion (from the second stage on) and dense pathway: what writes P and F."""
         config, fused = self.config, stage > 0
+        self.gathered = fused or bool(sources)  # otherwise F is P, and no kernel writes it
         if fused:
             self.fusion(stage, direction, level)
         if not (sources or fused or residual):
@@ -373,6 +387,8 @@ class _Walk:
             backward=self.backward,
             others=True,
         )
+        if self.gathered and not self.backward and self.gather_from is not None and prod(shape) >= self.gather_from:
+            cost = replace(cost, read=0)
         self.steps.append(Step(stage, direction, level, "region_stats", cost))
         cost = region_codes(
             self.batch,

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WITHOUT_KERNELS = {("position_sensitive_pool", "cuda")}
+WITHOUT_KERNELS = {
+    ("position_sensitive_pool", "cuda"),
+    ("dense_pathway_stats", "cpu"),
+    ("dense_pathway_stats", "triton"),
+}
 """Pairs of an operation and a backend that has no kernels for it."""
+
+GATHER_FROM = 1 << 23
+"""Elements of a map from which the kernel that writes it also takes its sums: fewer do not fill a GPU (a guess)."""
 
 _FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 

@@ -25,13 +25,8 @@ DensePathway arguments_of(const Tensor& target, const Tensors& sources, const Op
   return args;
 }
 
-Tensors forward(const Tensor& base, Tensors sources, OptionalTensors codes, OptionalTensor base_scale,
-                OptionalTensor base_shift, OptionalTensors scales, OptionalTensors shifts, OptionalTensor gain,
-                OptionalTensor residual, OptionalTensor valid, OptionalTensors source_valid, std::vector<int64_t> grids,
-                bool relu, bool product, bool nearest) {
-  const OnDevice device(base);
-  DensePathway args = arguments_of(base, sources, codes, base_scale, base_shift, scales, shifts, gain, valid,
-                                   source_valid, std::move(grids), relu, product, nearest);
+// New maps for what the forward pass gives, entered into its arguments.
+Tensors forward_results(DensePathway& args, const Tensor& base, const OptionalTensor& residual) {
   args.base = args.target;
   Tensors results = {map_like(base)};
   args.output = map_of(results[0]);
@@ -39,7 +34,37 @@ Tensors forward(const Tensor& base, Tensors sources, OptionalTensors codes, Opti
     results.push_back(map_like(base));
     args.residual = map_of(*residual), args.output_sum = map_of(results[1]);
   }
+  return results;
+}
+
+Tensors forward(const Tensor& base, Tensors sources, OptionalTensors codes, OptionalTensor base_scale,
+                OptionalTensor base_shift, OptionalTensors scales, OptionalTensors shifts, OptionalTensor gain,
+                OptionalTensor residual, OptionalTensor valid, OptionalTensors source_valid, std::vector<int64_t> grids,
+                bool relu, bool product, bool nearest) {
+  const OnDevice device(base);
+  DensePathway args = arguments_of(base, sources, codes, base_scale, base_shift, scales, shifts, gain, valid,
+                                   source_valid, std::move(grids), relu, product, nearest);
+  Tensors results = forward_results(args, base, residual);
   dense_pathway(args, device.stream());
+  return results;
+}
+
+Tensors forward_stats(const Tensor& base, Tensors sources, OptionalTensors codes, OptionalTensor base_scale,
+                      OptionalTensor base_shift, OptionalTensors scales, OptionalTensors shifts, OptionalTensor gain,
+                      OptionalTensor residual, OptionalTensor valid, OptionalTensors source_valid,
+                      std::vector<int64_t> grids, bool relu, bool product, bool nearest,
+                      std::vector<int64_t> stats_grids, int64_t halo) {
+  const OnDevice device(base);
+  DensePathway args = arguments_of(base, sources, codes, base_scale, base_shift, scales, shifts, gain, valid,
+                                   source_valid, std::move(grids), relu, product, nearest);
+  Tensors results = forward_results(args, base, residual);
+  RegionStats stats = {args.output, Map{}, Map{}, args.valid, std::move(stats_grids), halo, nullptr, nullptr};
+  results.push_back(table_like(base, {base.size(0), region_stats_entries(stats), base.size(1)}));
+  stats.sums = results.back().mutable_data_ptr();
+  results.push_back(table_like(base, {base.size(0), base.size(1)}));
+  stats.power = results.back().mutable_data_ptr();
+  Tensor scratch = table_like(base, {region_stats_scratch(stats)});
+  dense_pathway_stats(args, stats, scratch.mutable_data_ptr(), device.stream());
   return results;
 }
 
@@ -83,6 +108,7 @@ Tensors backward(OptionalTensor grad, OptionalTensor grad_sum, OptionalTensor ba
 
 ZIGZAG_CUDA_IMPL(m) {
   m.impl("dense_pathway", TORCH_BOX(&forward));
+  m.impl("dense_pathway_stats", TORCH_BOX(&forward_stats));
   m.impl("dense_pathway_backward", TORCH_BOX(&backward));
 }
 

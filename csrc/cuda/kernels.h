@@ -22,6 +22,7 @@ struct RegionStats {
   void* power;  // (N, C), or its gradient
 };
 
+int64_t region_stats_entries(const RegionStats& args);  // S
 int64_t region_stats_scratch(const RegionStats& args);  // values of the accumulation type
 void region_stats(const RegionStats& args, void* scratch, Stream stream);
 void region_stats_backward(const RegionStats& args, Stream stream);
@@ -51,6 +52,8 @@ struct DensePathway {
 };
 
 void dense_pathway(const DensePathway& args, Stream stream);
+// Both in one pass over the map where that can be; stats.x is args.output.
+void dense_pathway_stats(const DensePathway& args, const RegionStats& stats, void* scratch, Stream stream);
 int64_t dense_pathway_backward_scratch(const DensePathway& args);  // values of the accumulation type
 void dense_pathway_backward(const DensePathway& args, void* scratch, Stream stream);
 

@@ -12,9 +12,8 @@ RegionStats arguments_of(const Tensor& x, std::vector<int64_t> grids, int64_t ha
 std::tuple<Tensor, Tensor> forward(const Tensor& x, std::vector<int64_t> grids, int64_t halo, OptionalTensor valid) {
   const OnDevice device(x);
   RegionStats args = arguments_of(x, std::move(grids), halo, valid);
-  int64_t entries = 0;
-  for (const int64_t grid : args.grids) entries += grid * grid * (2 * halo + 1) * (2 * halo + 1);
-  Tensor sums = table_like(x, {x.size(0), entries, x.size(1)}), power = table_like(x, {x.size(0), x.size(1)});
+  Tensor sums = table_like(x, {x.size(0), region_stats_entries(args), x.size(1)});
+  Tensor power = table_like(x, {x.size(0), x.size(1)});
   args.sums = sums.mutable_data_ptr(), args.power = power.mutable_data_ptr();
   Tensor scratch = table_like(x, {region_stats_scratch(args)});
   region_stats(args, scratch.mutable_data_ptr(), device.stream());

@@ -4,8 +4,7 @@
 // one row atom and a chunk of the channels, its workers a rectangle each, and what it writes are the sums of all column
 // lines in that row atom. stats_lines adds those up along the rows. Every sum has one order, whatever the launch.
 // Backward is the adjoint: one value per rectangle, from the lines that hold it, added to every pixel in it.
-#include "atoms.cuh"
-#include "dispatch.cuh"
+#include "stats.cuh"
 
 namespace zigzag {
 namespace cuda {
@@ -13,27 +12,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kBatch = 4;  // pixels whose loads are in flight at once
-
-struct Shape {
-  Cuts cuts;
-  Sizes sizes;
-  int64_t images, channels, entries;  // entries: S
-  int64_t chunks;
-  int most_rows, most_columns;        // atoms
-  int row_integers, column_integers;  // candidates of the axes
-  int width, height;
-};
-
-// Which image, atom or line of rows, and first channel a block works on.
-struct Place {
-  int64_t image, row, channel;
-};
-
-template <int V>
-__device__ Place place_of(const Shape& s, int64_t rows) {
-  const int64_t chunk = blockIdx.x % s.chunks, rest = blockIdx.x / s.chunks;
-  return {rest / rows, rest % rows, (chunk * blockDim.x + threadIdx.x) * V};
-}
 
 // Sum and power of a rectangle. Rows are summed apart, which keeps float32 sums short.
 template <class T, int V>
@@ -66,14 +44,12 @@ __device__ void sum_rectangle(const MapOf<const T>& x, const Place& at, int row,
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 2) stats_rows(MapOf<const T> x, Shape s, Wide<T>* lines, Wide<T>* powers) {
+__global__ void __launch_bounds__(kThreads, 2)
+    stats_rows(MapOf<const T> x, StatsShape s, Wide<T>* lines, Wide<T>* powers) {
   typedef Wide<T> A;
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
-  A* const pieces = shared_memory<A>();  // [column atom][sum, power][lane]
-  const int length = blockDim.x * V;
-  int* const tables = reinterpret_cast<int*>(pieces + 2 * s.most_columns * length);
-  const Axis rows = place_axis(s.cuts, s.row_integers, tables);
-  const Axis columns = place_axis(s.cuts, s.column_integers, tables + axis_integers(s.cuts, s.row_integers));
+  const StatsMemory<A> memory = place_stats<A>(s, blockDim.x * V, shared_memory<unsigned char>());
+  const Axis &rows = memory.rows, &columns = memory.columns;
   const Place at = place_of<V>(s, s.most_rows);
   cut_axis(s.cuts, s.sizes.rows(at.image), thread, threads, rows);
   if (at.row >= rows.count()) return;
@@ -83,22 +59,16 @@ __global__ void __launch_bounds__(kThreads, 2) stats_rows(MapOf<const T> x, Shap
     Vec<A, V> sum = splat<A, V>(0), power = splat<A, V>(0);
     sum_rectangle<T, V>(x, at, rows.bounds[at.row], rows.bounds[at.row + 1], columns.bounds[i], columns.bounds[i + 1],
                         sum, power);
-    store(pieces + 2 * i * length + threadIdx.x * V, sum);
-    store(pieces + (2 * i + 1) * length + threadIdx.x * V, power);
+    memory.keep(i, sum, power);
   }
   __syncthreads();
-  if (!inside) return;
-  const int64_t row = at.image * s.most_rows + at.row;
-  const A* const piece = pieces + threadIdx.x * V;
-  sum_lines<V>(s.cuts, columns, piece, 2 * length, lines + row * s.cuts.lines() * s.channels + at.channel, s.channels);
-  if (threadIdx.y != 0) return;
-  store(powers + row * s.channels + at.channel, sum_atoms<V>(piece + length, columns.count(), 2 * length));
+  if (inside) write_lines<V>(s, at, memory, lines, powers);
 }
 
 // One (grid, row of cells) of one image; the row after the last takes the power. From lines along a row atom to sums.
 template <class A, int V>
 __global__ void __launch_bounds__(kThreads, 2)
-    stats_lines(Shape s, const A* lines, const A* powers, A* sums, A* power) {
+    stats_lines(StatsShape s, const A* lines, const A* powers, A* sums, A* power) {
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
   const Axis rows = place_axis(s.cuts, s.row_integers, shared_memory<int>());
   const Place at = place_of<V>(s, s.cuts.grids.lines + 1);
@@ -149,7 +119,7 @@ __device__ int holder(int h, int64_t size, int grid, int tap, int halo) {
 
 // The gradient of every column line in one row atom, the taps of its row summed.
 template <class A, int V>
-__device__ void gather_lines(const Shape& s, const Place& at, int row, const A* grad_sums, A* to) {
+__device__ void gather_lines(const StatsShape& s, const Place& at, int row, const A* grad_sums, A* to) {
   const int taps = s.cuts.taps();
   const int64_t height = s.sizes.rows(at.image);
   for (int g = 0; g < s.cuts.grids.count; ++g) {
@@ -170,7 +140,7 @@ __device__ void gather_lines(const Shape& s, const Place& at, int row, const A* 
 
 // The gradient that all pixels of a rectangle share: that of all lines that hold its columns.
 template <class A, int V>
-__device__ Vec<A, V> gather_piece(const Shape& s, int column, int64_t width, const A* lines) {
+__device__ Vec<A, V> gather_piece(const StatsShape& s, int column, int64_t width, const A* lines) {
   const int taps = s.cuts.taps(), length = blockDim.x * V;
   Vec<A, V> sum = splat<A, V>(0);
   for (int g = 0; g < s.cuts.grids.count; ++g) {
@@ -195,7 +165,7 @@ __device__ __forceinline__ void dither(Vec<A, V>& v, int64_t h, int64_t w, int64
 
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads, 2)
-    stats_backward(MapOf<const T> x, MapOf<const T> others, MapOf<T> grad_x, Shape s, const Wide<T>* grad_sums,
+    stats_backward(MapOf<const T> x, MapOf<const T> others, MapOf<T> grad_x, StatsShape s, const Wide<T>* grad_sums,
                    const Wide<T>* grad_power) {
   typedef Wide<T> A;
   const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
@@ -247,56 +217,37 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-Shape shape_of(const RegionStats& args) {
-  Shape s;
-  s.cuts.grids = grids_of(args.grids);
-  s.cuts.halo = static_cast<int>(args.halo);
-  // With one cell there are no atoms but the strips to share the work out.
-  if (s.cuts.grids.lines == 1) s.cuts.strip = 4;
-  s.sizes = {args.valid, args.x.h, args.x.w};
-  s.images = args.x.n, s.channels = args.x.c;
-  s.entries = int64_t{s.cuts.grids.cells} * s.cuts.taps() * s.cuts.taps();
-  s.most_rows = most_atoms(s.cuts, args.x.h), s.most_columns = most_atoms(s.cuts, args.x.w);
-  s.row_integers = most_candidates(s.cuts, args.x.h), s.column_integers = most_candidates(s.cuts, args.x.w);
-  s.width = static_cast<int>(args.x.w), s.height = static_cast<int>(args.x.h);
-  return s;
-}
-
-// What a block takes: so many values for each of its channels, and both axes' tables.
-template <class T>
-size_t block_bytes(const Shape& s, int64_t values, int channels) {
-  const int tables = axis_integers(s.cuts, s.row_integers) + axis_integers(s.cuts, s.column_integers);
-  return values * channels * sizeof(Wide<T>) + tables * sizeof(int);
-}
-
 // 128 bytes of a pixel side by side, fewer where shared memory is too small for them.
 template <class T, int V>
-Team team_for(const Shape& s, int64_t values) {
+Team team_for(const StatsShape& s, int64_t values) {
   int lanes = 128 / (V * static_cast<int>(sizeof(T))) < 32 ? 128 / (V * static_cast<int>(sizeof(T))) : 32;
   while (lanes > 1 && block_bytes<T>(s, values, lanes * V) > kShared) lanes /= 2;
   return team_of(s.channels, V, lanes, kThreads);
 }
 
 template <class T, int V>
-void forward(const RegionStats& args, Shape s, void* scratch, cudaStream_t stream) {
-  typedef Wide<T> A;
-  A* const lines = static_cast<A*>(scratch);
-  A* const powers = lines + s.images * s.most_rows * s.cuts.lines() * s.channels;
+void forward(const RegionStats& args, StatsShape s, void* scratch, cudaStream_t stream) {
+  const StatsScratch<Wide<T>> to(s, scratch);
   const int64_t pieces = 2 * s.most_columns;
   const Team team = team_for<T, V>(s, pieces);
   s.chunks = team.chunks;
   launch("region_stats", stats_rows<T, V>, s.images * s.most_rows * s.chunks, team.shape(),
-         block_bytes<T>(s, pieces, team.lanes * V), stream, view<const T>(args.x), s, lines, powers);
-  constexpr int VA = V > kFull<A> ? kFull<A> : V;
-  const Team second = team_of(s.channels, VA, 32, kThreads);
-  s.chunks = second.chunks;
-  launch("region_stats", stats_lines<A, VA>, s.images * (s.cuts.grids.lines + 1) * s.chunks, second.shape(),
-         axis_integers(s.cuts, s.row_integers) * sizeof(int), stream, s, static_cast<const A*>(lines),
-         static_cast<const A*>(powers), static_cast<A*>(args.sums), static_cast<A*>(args.power));
+         block_bytes<T>(s, pieces, team.lanes * V), stream, view<const T>(args.x), s, to.lines, to.powers);
+  region_stats_lines(args, scratch, stream);
+}
+
+template <class A, int V>
+void sum_lines_of_rows(const RegionStats& args, StatsShape s, void* scratch, cudaStream_t stream) {
+  const StatsScratch<A> from(s, scratch);
+  const Team team = team_of(s.channels, V, 32, kThreads);
+  s.chunks = team.chunks;
+  launch("region_stats", stats_lines<A, V>, s.images * (s.cuts.grids.lines + 1) * s.chunks, team.shape(),
+         axis_integers(s.cuts, s.row_integers) * sizeof(int), stream, s, static_cast<const A*>(from.lines),
+         static_cast<const A*>(from.powers), static_cast<A*>(args.sums), static_cast<A*>(args.power));
 }
 
 template <class T, int V>
-void backward(const RegionStats& args, Shape s, cudaStream_t stream) {
+void backward(const RegionStats& args, StatsShape s, cudaStream_t stream) {
   typedef Wide<T> A;
   const Team team = team_for<T, V>(s, s.cuts.lines());
   s.chunks = team.chunks;
@@ -307,13 +258,24 @@ void backward(const RegionStats& args, Shape s, cudaStream_t stream) {
 
 }  // namespace
 
+void region_stats_lines(const RegionStats& args, void* scratch, cudaStream_t stream) {
+  const StatsShape s = shape_of(args);
+  with_type(args.x.dtype, [&](auto element) {
+    typedef Wide<decltype(element)> A;
+    if (s.channels % kFull<A> == 0) return sum_lines_of_rows<A, kFull<A>>(args, s, scratch, stream);
+    sum_lines_of_rows<A, 1>(args, s, scratch, stream);
+  });
+}
+
+int64_t region_stats_entries(const RegionStats& args) { return shape_of(args).entries; }
+
 int64_t region_stats_scratch(const RegionStats& args) {
-  const Shape s = shape_of(args);
+  const StatsShape s = shape_of(args);
   return s.images * s.most_rows * (s.cuts.lines() + 1) * s.channels;
 }
 
 void region_stats(const RegionStats& args, void* scratch, Stream stream) {
-  const Shape s = shape_of(args);
+  const StatsShape s = shape_of(args);
   with_type(args.x.dtype, [&](auto element) {
     typedef decltype(element) T;
     if (packs(args.x, kFull<T>, sizeof(T))) return forward<T, kFull<T>>(args, s, scratch, cudaStream_t(stream));
@@ -322,7 +284,7 @@ void region_stats(const RegionStats& args, void* scratch, Stream stream) {
 }
 
 void region_stats_backward(const RegionStats& args, Stream stream) {
-  const Shape s = shape_of(args);
+  const StatsShape s = shape_of(args);
   with_type(args.x.dtype, [&](auto element) {
     typedef decltype(element) T;
     const bool vectors = packs(args.x, kFull<T>, sizeof(T)) && packs(args.others, kFull<T>, sizeof(T)) &&

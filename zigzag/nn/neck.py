@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from zigzag.config import PRESETS, NeckConfig
 from zigzag.nn.contexts import context_of, grids_of
 from zigzag.nn.levels import ImageSizes, check_maps, check_valid, valid_of
-from zigzag.nn.region_context import parts_of
+from zigzag.nn.region_context import RegionContext, parts_of
 from zigzag.ops import dense_pathway, region_context
-from zigzag.ops.region_context import Affine
+from zigzag.ops.dense_pathway import gathers_statistics
+from zigzag.ops.region_context import Affine, Statistics
 
 Maps = TypeVar("Maps", bound=Sequence[Tensor] | Mapping[Any, Tensor])
 
@@ -82,8 +83,8 @@ class Step(nn.Module):
 
     def forward(
         self, x: Tensor, sources: Sequence[Source], valid: Tensor | None, residual: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """F, and F + residual.
+    ) -> tuple[Tensor, Tensor, Statistics | None]:
+        """F, F + residual, and the statistics of F where writing F gave them.
 
         Args:
             x: F^d + F^u where there is a fusion, else P itself, (N, C, H, W).
@@ -92,11 +93,12 @@ class Step(nn.Module):
             residual: (N, C, H, W), or None for nothing.
 
         Returns:
-            Two maps (N, C, H, W), the same one twice without residual.
+            Two maps (N, C, H, W), the same one twice without residual; sums and power of the first, or None.
         """
         if self.fusion is None and not sources and valid is None:
-            return x, x if residual is None else x + residual  # F = P
+            return x, x if residual is None else x + residual, None  # F = P
         base, affine = (x, None) if self.fusion is None else self.fusion(x, valid)
+        gathers = isinstance(self.context, RegionContext) and gathers_statistics(base)
         result = dense_pathway(
             base,
             [source.features for source in sources],
@@ -111,14 +113,18 @@ class Step(nn.Module):
             residual=residual,
             valid=valid,
             source_valid=None if valid is None else [source.valid for source in sources],
+            statistics=cast(RegionContext, self.context).statistics if gathers else None,
         )
-        return result if isinstance(result, tuple) else (result, result)
+        maps = result if isinstance(result, tuple) else (result,)
+        statistics = (maps[-2], maps[-1]) if gathers else None
+        return maps[0], maps[0] if residual is None else maps[1], statistics
 
-    def source(self, x: Tensor, valid: Tensor | None) -> Source | None:
+    def source(self, x: Tensor, valid: Tensor | None, statistics: Statistics | None) -> Source | None:
         """What the levels after this one need of F (N, C, H, W); None where there are none."""
         if self.context is None:
             return None
-        features, codes, affine = self.context.encode(x, valid, self.context_norm)
+        given = {} if statistics is None else {"statistics": statistics}
+        features, codes, affine = self.context.encode(x, valid, self.context_norm, **given)
         return Source(features, codes, affine, valid)
 
 
@@ -153,8 +159,9 @@ def sweep(
     sources: list[Source] = []
     for i in order:
         step = cast(Step, steps[i])
-        features[i], merged[i] = step(entries[i], sources if dense else sources[-1:], valid[i], residuals[i])
-        source = step.source(features[i], valid[i])
+        before = sources if dense else sources[-1:]
+        features[i], merged[i], statistics = step(entries[i], before, valid[i], residuals[i])
+        source = step.source(features[i], valid[i], statistics)
         if source is not None:
             sources.append(source)
     return features, merged

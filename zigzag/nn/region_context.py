@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zigzag.ops import dense_pathway, region_context
 from zigzag.ops.arguments import check_grids
-from zigzag.ops.region_context import Affine, Norm
+from zigzag.ops.region_context import Affine, Norm, Statistics
 
 
 class Branch(nn.Module):
@@ -80,8 +80,17 @@ class RegionContext(nn.Module):
         self.pool = pool
         self.branches = nn.ModuleDict({str(grid): Branch(channels, grid, kernel_size) for grid in grids})
 
+    @property
+    def statistics(self) -> tuple[tuple[int, ...], int]:
+        """Grids and halo of the sums that a context is made of, as `dense_pathway` takes them."""
+        return self.grids, self.kernel_size // 2
+
     def encode(
-        self, x: Tensor, valid: Tensor | None = None, norm: nn.GroupNorm | None = None
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        norm: nn.GroupNorm | None = None,
+        statistics: Statistics | None = None,
     ) -> tuple[Tensor, Tensor, Affine | None]:
         """R as what `dense_pathway` evaluates it from: F, the codes, and a norm of R folded to scale and shift.
 
@@ -89,6 +98,7 @@ class RegionContext(nn.Module):
             x: F (N, C, H, W).
             valid: (N, 2) integers, every image's own height and width in a padded batch.
             norm: of R.
+            statistics: of x, where `dense_pathway` gave them for ``self.statistics``.
 
         Returns:
             x, codes Q (N, sum K*K, C), and (scale, shift), (N, C) each, or None without ``norm``.
@@ -103,7 +113,9 @@ class RegionContext(nn.Module):
             raise ValueError(f"x must have shape (N, {self.channels}, H, W), got {tuple(x.shape)}")
         parts = [cast(Branch, branch).parts() for branch in self.branches.values()]
         folded = None if norm is None else parts_of(norm)
-        x, codes, affine = region_context(x, parts, self.grids, pool=self.pool, norm=folded, valid=valid)
+        x, codes, affine = region_context(
+            x, parts, self.grids, pool=self.pool, norm=folded, valid=valid, statistics=statistics
+        )
         return x, cast(Tensor, codes), affine
 
     def codes(self, x: Tensor, valid: Tensor | None = None) -> Tensor:

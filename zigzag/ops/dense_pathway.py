@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from zigzag import cost, reference
+from zigzag import config, cost, dispatch, reference
 from zigzag.backends import select
 from zigzag.geometry import inside
 from zigzag.ops import flops
@@ -26,7 +27,9 @@ from zigzag.ops.arguments import (
     small,
     without_autocast,
 )
-from zigzag.ops.registration import Arguments, Operation
+from zigzag.ops.region_stats import check_statistics, region_stats
+from zigzag.ops.region_stats import fake as fake_stats
+from zigzag.ops.registration import Arguments, Operation, transforms_active
 
 Affine = tuple[Tensor, Tensor]
 
@@ -49,8 +52,9 @@ def dense_pathway(
     residual: Tensor | None = None,
     valid: Tensor | None = None,
     source_valid: Sequence[Tensor | None] | None = None,
+    statistics: tuple[Sequence[int], int] | None = None,
     backend: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, ...]:
     """act(base) + gain * combine_j resize(a_j * (sources[j] + codes[j][cell]) + b_j).
 
     sources[j] + codes[j][cell] is R^j (Eq. 6); with their product this is Eq. 1 and Eq. 3. Neither R nor anything
@@ -72,10 +76,13 @@ def dense_pathway(
         residual: map (N, C, H, W) in base's dtype, for the second result.
         valid: (N, 2) integers, every image's own height and width in base, in pixels; the results are 0 outside.
         source_valid: per source (N, 2) integers, or None.
+        statistics: grids and halo with which `region_stats` of the first result is wanted too, for `region_context` of
+            it. A backend that has a kernel for it (`gathers_statistics`) takes the sums as it writes the map.
         backend: name of the backend; None for that of `use_backend`, or else the fastest that can run.
 
     Returns:
-        The map F (N, C, H, W) in base's dtype and layout; with ``residual`` the pair (F, F + residual).
+        The map F (N, C, H, W) in base's dtype and layout; with ``residual`` the pair (F, F + residual); with
+        ``statistics`` a tuple of these, sums (N, S, C) and power (N, C), which have no derivative of their own.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
@@ -90,6 +97,7 @@ def dense_pathway(
     source_affine = check_per_source("source_affine", source_affine, len(sources))
     source_valid = check_per_source("source_valid", source_valid, len(sources))
     _check(base, sources, codes, cells, base_affine, source_affine, gain, valid, source_valid)
+    wanted = None if statistics is None else check_statistics(*statistics)
     name = select(backend, "dense_pathway", base)
     if name != "reference":
         if len(sources) > MOST_SOURCES:
@@ -97,7 +105,8 @@ def dense_pathway(
             raise ValueError(f"sources must be at most {MOST_SOURCES} maps, got {len(sources)}; {more}")
         dtype = accumulation_dtype(base.dtype)
         base_scale, base_shift = base_affine or (None, None)
-        results = _operation.on(name)(
+        gathers = wanted is not None and _gathers(name)
+        results = (_with_statistics if gathers else _operation).on(name)(
             dense(base),
             [dense(source) for source in sources],
             [small(own, dtype) for own in codes],
@@ -113,8 +122,11 @@ def dense_pathway(
             base_relu,
             combine == "product",
             resize == "nearest",
+            *(wanted if gathers and wanted is not None else ()),
         )
-        return results[0] if residual is None else (results[0], results[1])
+        if wanted is not None and not gathers:
+            results += _statistics_of(results[0], *wanted, valid, backend)
+        return results[0] if len(results) == 1 else tuple(results)
     options: dict[str, Any] = {
         "base_affine": base_affine,
         "base_relu": base_relu,
@@ -126,10 +138,34 @@ def dense_pathway(
         "valid": valid,
         "source_valid": None if all(own is None for own in source_valid) else source_valid,
     }
-    if autocast(base):
-        with without_autocast(base):
-            return reference.dense_pathway(base, sources, codes, cells, **options)
-    return reference.dense_pathway(base, sources, codes, cells, **options)
+    with without_autocast(base) if autocast(base) else nullcontext():
+        found = reference.dense_pathway(base, sources, codes, cells, **options)
+    if wanted is None:
+        return found
+    found = found if isinstance(found, tuple) else (found,)
+    return *found, *_statistics_of(found[0], *wanted, valid, backend)
+
+
+def gathers_statistics(base: Tensor) -> bool:
+    """Whether `dense_pathway` with ``statistics`` saves a pass over the map, on the backend that a call would run on.
+
+    Not in a trace, which sees `region_stats` with its derivative; nor for maps of which its blocks are too few, or that
+    are summed in float64 (`zigzag.ops.region_context.widened`).
+    """
+    height, width = base.shape[2:]
+    if torch.compiler.is_compiling() or transforms_active() or height * width <= config.FEW_PIXELS:
+        return False
+    return base.numel() >= dispatch.GATHER_FROM and _gathers(select(None, "dense_pathway", base))
+
+
+def _gathers(backend: str) -> bool:
+    kernels = backend != "reference" and ("dense_pathway_stats", backend) not in dispatch.WITHOUT_KERNELS
+    return kernels and not torch.compiler.is_compiling()
+
+
+def _statistics_of(x: Tensor, grids: list[int], halo: int, valid: Tensor | None, backend: str | None) -> list[Tensor]:
+    with torch.no_grad():
+        return list(region_stats(x, grids, halo, valid=valid, backend=backend))
 
 
 def _one_dtype(base: Any, sources: Any, residual: Any) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
@@ -221,9 +257,13 @@ def _fake_backward(
     return results
 
 
+def _fake_with_statistics(base: Tensor, *args: Any) -> list[Tensor]:
+    return [*_fake(base, *args[:-2]), *fake_stats(base, *args[-2:], None)]
+
+
 def _setup_context(ctx: Any, args: Arguments, _: Any) -> None:
     base, sources, codes, base_scale, base_shift, scales, shifts, gain, _residual, valid, source_valid = args[:11]
-    ctx.options = args[11:]
+    ctx.options = args[11:15]
     ctx.count = len(sources)
     ctx.set_materialize_grads(False)
     used = base_scale is not None or ctx.options[1]
@@ -260,6 +300,15 @@ def _backward(ctx: Any, grad: Tensor | None, grad_sum: Tensor | None = None) -> 
     ]
 
 
+def _setup_context_with_statistics(ctx: Any, args: Arguments, results: list[Tensor]) -> None:
+    ctx.mark_non_differentiable(*results[-2:])
+    _setup_context(ctx, args, results)
+
+
+def _backward_with_statistics(ctx: Any, *grads: Tensor | None) -> list[Any]:
+    return [*_backward(ctx, *grads[:-2]), None, None]
+
+
 def _zero_outside(x: Tensor, valid: Tensor) -> Tensor:
     return x.masked_fill(~inside(valid.to(x.device), x.shape[2], x.shape[3]), 0)
 
@@ -268,12 +317,25 @@ _MIDDLE = (
     "Tensor[] sources, Tensor?[] codes, Tensor? base_scale, Tensor? base_shift, Tensor?[] scales, Tensor?[] shifts,"
     " Tensor? gain, "
 )
-_END = "Tensor? valid, Tensor?[] source_valid, int[] grids, bool relu, bool product, bool nearest) -> Tensor[]"
+_END = "Tensor? valid, Tensor?[] source_valid, int[] grids, bool relu, bool product, bool nearest"
 _gradient = Operation(
-    "dense_pathway_backward(Tensor? grad, Tensor? grad_sum, Tensor? base, " + _MIDDLE + _END, _fake_backward
+    "dense_pathway_backward(Tensor? grad, Tensor? grad_sum, Tensor? base, " + _MIDDLE + _END + ") -> Tensor[]", _fake_backward
 )
 _operation = Operation(
-    "dense_pathway(Tensor base, " + _MIDDLE + "Tensor? residual, " + _END, _fake, _setup_context, _backward
+    "dense_pathway(Tensor base, " + _MIDDLE + "Tensor? residual, " + _END + ") -> Tensor[]",
+    _fake,
+    _setup_context,
+    _backward,
+)
+_with_statistics = Operation(
+    "dense_pathway_stats(Tensor base, "
+    + _MIDDLE
+    + "Tensor? residual, "
+    + _END
+    + ", int[] stats_grids, int halo) -> Tensor[]",
+    _fake_with_statistics,
+    _setup_context_with_statistics,
+    _backward_with_statistics,
 )
 
 
@@ -303,5 +365,10 @@ def _flops_backward(grad: Any, grad_sum: Any, _base: Any, *args: Any, **_: Any) 
     return _flops(grad or grad_sum, *args[:7], *args[9:], residual=residual, backward=True)
 
 
+def _flops_with_statistics(base: Any, *args: Any, **_: Any) -> int:
+    return _flops_forward(base, *args[:-2]) + cost.region_stats(base, *args[-2:]).flops
+
+
 flops.register(_operation, _flops_forward)
+flops.register(_with_statistics, _flops_with_statistics)
 flops.register(_gradient, _flops_backward)

@@ -34,6 +34,7 @@ from zigzag.ops.registration import BackendOperation, Operation, Record, transfo
 
 Affine = tuple[Tensor, Tensor]
 Norm = tuple[Tensor, Tensor, int, float]
+Statistics = tuple[Tensor, Tensor]
 
 
 def region_context(
@@ -44,6 +45,7 @@ def region_context(
     pool: Literal["sum", "mean"] = "sum",
     norm: Norm | None = None,
     valid: Tensor | None = None,
+    statistics: Statistics | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None, Affine | None]:
     """The map F itself, its codes Q, and a GroupNorm of R = F + sum_K Q_K (Eq. 6) folded to scale and shift.
@@ -67,6 +69,8 @@ def region_context(
         pool: what a branch takes over a cell.
         norm: (weight, bias, groups, eps) of an nn.GroupNorm, as in `region_norm`.
         valid: (N, 2) integers, every image's own height and width in pixels.
+        statistics: S and power of x where they are known, as `dense_pathway` gives them. Derivatives are as without,
+            and traces, transforms and the reference take them anew.
         backend: name of the backend; None for that of `use_backend`, or else the fastest that can run.
 
     Returns:
@@ -85,9 +89,11 @@ def region_context(
         _check_norm(x, norm)
     if valid is not None:
         check_valid("valid", valid, x.shape[0], x.shape[2], x.shape[3])
-    wide = widened(x)
+    if statistics is not None:
+        _check_statistics(x, cells, halo, *statistics)
+    wide = widened(x) if statistics is None else x
     given = norm[2:] if norm is not None else None
-    call = _Call(cells, halo, branches is not None, pool, given, valid, accumulation_dtype(wide.dtype))
+    call = _Call(cells, halo, branches is not None, pool, given, valid, statistics, accumulation_dtype(wide.dtype))
     names = [select(backend, operation.name, wide) for operation in _OPERATIONS]
     if "reference" in names or torch.compiler.is_compiling() or transforms_active():
         return _one_by_one(call, x, branches, norm, backend)
@@ -130,6 +136,19 @@ def _check_norm(x: Tensor, norm: Any) -> None:
     check_norm(x.shape[1], x.device, *norm)
 
 
+def _check_statistics(x: Tensor, grids: list[int], halo: int, sums: Any, power: Any) -> None:
+    number, channels = x.shape[:2]
+    entries = sum(k * k for k in grids) * (2 * halo + 1) ** 2
+    for name, value, shape in (("sums", sums, (number, entries, channels)), ("power", power, (number, channels))):
+        dtype = accumulation_dtype(x.dtype)
+        if not isinstance(value, Tensor) or value.dtype != dtype:
+            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"statistics' {name} must be {dtype}, as those of x are, got {got}")
+        if value.shape != shape or value.device != x.device:
+            got = f"{tuple(value.shape)} on {value.device}"
+            raise ValueError(f"statistics' {name} must have shape {tuple(shape)} on {x.device}, got {got}")
+
+
 def _one_by_one(
     call: _Call,
     x: Tensor,
@@ -160,6 +179,7 @@ class _Call(NamedTuple):
     pool: Literal["sum", "mean"]
     norm: tuple[int, float] | None
     valid: Tensor | None
+    statistics: Statistics | None
     sums_dtype: torch.dtype
 
     def centre(self, sums: Tensor) -> Tensor:
@@ -180,7 +200,12 @@ class _Call(NamedTuple):
 
         x, (height, width), valid = tensors[0], tensors[0].shape[2:], sizes(self.valid, tensors[0])
         stats, encode, fold = operations
-        sums, power = run(stats, dense(widened(x)), self.grids, self.halo, valid)
+        if self.statistics is None:
+            sums, power = run(stats, dense(widened(x)), self.grids, self.halo, valid)
+        else:
+            sums, power = self.statistics
+            if records is not None:
+                records.append(Record(stats, (dense(x), self.grids, self.halo, valid), self.statistics))
         results, codes = [], None
         if self.coded:
             parameters = list(tensors[3:] if self.norm else tensors[1:])
@@ -203,7 +228,7 @@ class _Boundary(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, operations: Sequence[BackendOperation], *tensors: Tensor) -> tuple[Tensor, ...]:
         records: list[Record] = []
         results = call.run(operations, tensors, records)
-        ctx.call, ctx.records = call, records
+        ctx.call, ctx.records = call._replace(statistics=None), records
         ctx.dtypes = [tensor.dtype for tensor in tensors]
         ctx.shapes = [(result.shape, result.dtype) for result in results]
         ctx.set_materialize_grads(False)

@@ -57,11 +57,7 @@ def region_stats(
         RuntimeError: the backend that was named cannot run.
     """
     check_map("x", x)
-    cells = check_grids(grids)
-    if type(halo) is not int:
-        raise TypeError(f"halo must be an integer, got {halo!r}")
-    if halo < 0:
-        raise ValueError(f"halo must be >= 0, got {halo}")
+    cells, halo = check_statistics(grids, halo)
     if valid is not None:
         check_valid("valid", valid, x.shape[0], x.shape[2], x.shape[3])
     name = select(backend, "region_stats", x)
@@ -74,7 +70,18 @@ def region_stats(
     return reference.region_stats(x, cells, halo, valid=valid)
 
 
-def _fake(x: Tensor, grids: list[int], halo: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+def check_statistics(grids: Any, halo: Any) -> tuple[list[int], int]:
+    """The grids as a list of integers, and the halo; raises unless they are that."""
+    cells = check_grids(grids)
+    if type(halo) is not int:
+        raise TypeError(f"halo must be an integer, got {halo!r}")
+    if halo < 0:
+        raise ValueError(f"halo must be >= 0, got {halo}")
+    return cells, halo
+
+
+def fake(x: Tensor, grids: list[int], halo: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    """The results of the operation as shapes and dtypes."""
     number, channels = x.shape[:2]
     rows = sum(cells * cells for cells in grids) * cost.taps(halo)
     dtype = accumulation_dtype(x.dtype)
@@ -108,7 +115,7 @@ _gradient = Operation(
 )
 operation = Operation(
     "region_stats(Tensor x, int[] grids, int halo, Tensor? valid) -> (Tensor, Tensor)",
-    _fake,
+    fake,
     _setup_context,
     _backward,
 )
