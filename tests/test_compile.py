@@ -32,7 +32,7 @@ CASES = [
     PathwayCase((10, 6, 8, 7), TWO, codes=BOTH, affines=BOTH, **FULL),
     PathwayCase((10, 6, 8, 7), TWO, torch.bfloat16, codes=(False, True), affines=(True, False), base_relu=True),
     PathwayCase((10, 6, 8, 7), TWO, padded=True, source_padded=BOTH, resize="nearest", combine="sum", **FULL),
-    PathwayCase((10, 8, 8, 7), TWO, codes=BOTH, affines=BOTH, statistics=((3, 2), 1), **FULL),
+    PathwayCase((10, 12, 8, 7), TWO, codes=BOTH, affines=BOTH, statistics=((3, 2), 1), **FULL),
     NormCase((10, 6, 8, 7), groups=2),
     NormCase((10, 6, 8, 7), torch.float64, torch.bfloat16, torch.bfloat16, "permuted", groups=2, padded=True),
     NormCase((10, 6, 8, 7), codes_dtype=None, grids=(2,), groups=3),

@@ -125,7 +125,7 @@ def dense_pathway(
             *(wanted if gathers and wanted is not None else ()),
         )
         if wanted is not None and not gathers:
-            results += _statistics_of(results[0], *wanted, valid, backend)
+            results = [*results, *_statistics_of(results[0], *wanted, valid, backend)]
         return results[0] if len(results) == 1 else tuple(results)
     options: dict[str, Any] = {
         "base_affine": base_affine,
@@ -142,8 +142,8 @@ def dense_pathway(
         found = reference.dense_pathway(base, sources, codes, cells, **options)
     if wanted is None:
         return found
-    found = found if isinstance(found, tuple) else (found,)
-    return *found, *_statistics_of(found[0], *wanted, valid, backend)
+    maps = found if isinstance(found, tuple) else (found,)
+    return *maps, *_statistics_of(maps[0], *wanted, valid, backend)
 
 
 def gathers_statistics(base: Tensor) -> bool:
@@ -258,7 +258,8 @@ def _fake_backward(
 
 
 def _fake_with_statistics(base: Tensor, *args: Any) -> list[Tensor]:
-    return [*_fake(base, *args[:-2]), *fake_stats(base, *args[-2:], None)]
+    grids, halo = args[-2:]
+    return [*_fake(base, *args[:-2]), *fake_stats(base, grids, halo, None)]
 
 
 def _setup_context(ctx: Any, args: Arguments, _: Any) -> None:
@@ -318,21 +319,14 @@ _MIDDLE = (
     " Tensor? gain, "
 )
 _END = "Tensor? valid, Tensor?[] source_valid, int[] grids, bool relu, bool product, bool nearest"
+_FORWARD = "Tensor base, " + _MIDDLE + "Tensor? residual, " + _END
 _gradient = Operation(
-    "dense_pathway_backward(Tensor? grad, Tensor? grad_sum, Tensor? base, " + _MIDDLE + _END + ") -> Tensor[]", _fake_backward
+    "dense_pathway_backward(Tensor? grad, Tensor? grad_sum, Tensor? base, " + _MIDDLE + _END + ") -> Tensor[]",
+    _fake_backward,
 )
-_operation = Operation(
-    "dense_pathway(Tensor base, " + _MIDDLE + "Tensor? residual, " + _END + ") -> Tensor[]",
-    _fake,
-    _setup_context,
-    _backward,
-)
+_operation = Operation("dense_pathway(" + _FORWARD + ") -> Tensor[]", _fake, _setup_context, _backward)
 _with_statistics = Operation(
-    "dense_pathway_stats(Tensor base, "
-    + _MIDDLE
-    + "Tensor? residual, "
-    + _END
-    + ", int[] stats_grids, int halo) -> Tensor[]",
+    "dense_pathway_stats(" + _FORWARD + ", int[] stats_grids, int halo) -> Tensor[]",
     _fake_with_statistics,
     _setup_context_with_statistics,
     _backward_with_statistics,
