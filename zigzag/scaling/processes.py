@@ -88,7 +88,7 @@ def _work(rank: int, processes: int, model: Model, rounds: int, folder: str) -> 
     store = FileStore(f"{folder}/store", processes)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     alone = model.build()
-    joint = nn.parallel.DistributedDataParallel(alone, broadcast_buffers=False)
+    joint = nn.parallel.DistributedDataParallel(alone)
     optimizer = torch.optim.SGD(alone.parameters(), lr=1e-3, momentum=0.9)
     images = torch.randn(1, 3, model.pixels, model.pixels).to(memory_format=torch.channels_last)
     labels = torch.randint(21, (1, model.pixels, model.pixels))
