@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -162,8 +162,18 @@ def region_norm(work: Workload) -> Case:
     return _case("region_norm", "region_norm", variant, shape, work, formulations, forward, backward)
 
 
-def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: Sequence[int] | None = None) -> Case:
-    """One map of the neck as a later stage writes it: GroupNorm and ReLU on the base, all sources, codes and norms."""
+def dense_pathway(
+    work: Workload,
+    *,
+    level: int,
+    sources: Sequence[int],
+    grids: Sequence[int] | None = None,
+    statistics: bool = False,
+) -> Case:
+    """One map of the neck as a later stage writes it: GroupNorm and ReLU on the base, all sources, codes and norms.
+
+    With ``statistics`` also what its own context needs of it: by CUDA in the pass that writes it.
+    """
     config, n, c = work.config, work.batch, work.config.out_channels
     grids = config.grids if grids is None else grids
     cells = sum(k * k for k in grids)
@@ -180,23 +190,24 @@ def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: 
     def call(operation: Callable[..., Any]) -> Call:
         def run(maps: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
             gain, scale, shift, *rest = parameters
-            return [
-                operation(
-                    maps[0],
-                    maps[1:],
-                    rest[0::3],
-                    grids,
-                    base_affine=(scale, shift),
-                    base_relu=True,
-                    source_affine=list(zip(rest[1::3], rest[2::3], strict=True)),
-                    gain=gain,
-                    resize=config.resize,
-                )
-            ]
+            result = operation(
+                maps[0],
+                maps[1:],
+                rest[0::3],
+                grids,
+                base_affine=(scale, shift),
+                base_relu=True,
+                source_affine=list(zip(rest[1::3], rest[2::3], strict=True)),
+                gain=gain,
+                resize=config.resize,
+                **({"statistics": (grids, 1)} if statistics else {}),
+            )
+            return result if statistics else [result]
 
         return run
 
-    formulations = with_reference(call, zigzag.ops.dense_pathway, zigzag.reference.dense_pathway, maps, parameters)
+    stock = _stock_with_statistics if statistics else zigzag.reference.dense_pathway
+    formulations = with_reference(call, zigzag.ops.dense_pathway, stock, maps, parameters)
 
     def counted(*, backward: bool) -> cost.Cost:
         return cost.dense_pathway(
@@ -214,8 +225,10 @@ def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: 
 
     shape = " <- ".join([_sizes([maps[0].shape]), _sizes([m.shape for m in maps[1:]])])
     forward, backward = counted(backward=False), counted(backward=True)
+    if statistics:
+        forward += replace(cost.region_stats((n, c, *work.sizes[level]), grids, 1, itemsize=work.itemsize), read=0)
     return _case(
-        f"dense_pathway.level{level + 1}",
+        f"dense_pathway.{'stats.' if statistics else ''}level{level + 1}",
         "dense_pathway",
         replace(work.variant, kernel=None, grids=tuple(grids)),
         f"{shape}, grids {tuple(grids)}",
@@ -224,6 +237,11 @@ def dense_pathway(work: Workload, *, level: int, sources: Sequence[int], grids: 
         forward,
         backward,
     )
+
+
+def _stock_with_statistics(*args: Any, statistics: tuple[Sequence[int], int], **options: Any) -> Sequence[Tensor]:
+    result = cast(Tensor, zigzag.reference.dense_pathway(*args, **options))
+    return [result, *zigzag.reference.region_stats(result, *statistics)]
 
 
 def position_sensitive_pool(work: Workload, *, level: int) -> Case:

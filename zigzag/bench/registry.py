@@ -151,6 +151,14 @@ REGISTRY: tuple[Entry, ...] = (
     _pathway(3, (0, 1)),
     _pathway(4, (0, 1, 2)),
     Entry(
+        "dense_pathway.stats.level1",
+        partial(operations.dense_pathway, level=0, sources=(1, 2, 3), statistics=True),
+        kernels=(),
+        layouts=("channels_last",),
+        directions=("forward",),
+        checking=2.0,
+    ),
+    Entry(
         "position_sensitive_pool.level3",
         partial(operations.position_sensitive_pool, level=2),
         kernels=(),
