@@ -1,6 +1,6 @@
 """Predicts the neck's time on a GPU from `zigzag.cost`: what no implementation can be faster than, level by level.
 
-    python benchmarks/predict.py [--batch 16] [--backward] [--gather-from]
+    python benchmarks/predict.py [--batch 16] [--backward] [--gather]
 
 Every step takes the longer of its bytes over the bandwidth and its flops over the bf16 rate; steps follow each other.
 The ceilings are an H100 SXM's data sheet, not measurements: a first measured run is to be held against the table.
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from functools import partial
 
 from zigzag import cost
 from zigzag.config import NeckConfig
-from zigzag.dispatch import GATHER_FROM
+from zigzag.dispatch import gathers
 
 BANDWIDTH = 3.35e12  # bytes/s
 ARITHMETIC = 989e12  # flop/s, bf16, dense
@@ -57,11 +58,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--backward", action="store_true", help="forward + backward")
-    help_ = "elements of a map from which its sums cost no second read; no map without it"
-    parser.add_argument("--gather-from", type=int, nargs="?", const=GATHER_FROM, help=help_)
+    parser.add_argument(
+        "--gather", action="store_true", help="sums of a map from the kernel that writes it, as on CUDA"
+    )
     arguments = parser.parse_args()
     for kernel_size in (3, 1):
-        given = {"batch": arguments.batch, "itemsize": 2, "gather_from": arguments.gather_from}
+        given = {"batch": arguments.batch, "itemsize": 2}
+        if arguments.gather:
+            given["gathers"] = partial(gathers, "cuda")
         steps = cost.neck(config_of(kernel_size), LEVELS, **given)
         if arguments.backward:
             steps += cost.neck(config_of(kernel_size), LEVELS, **given, backward=True)

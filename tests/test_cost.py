@@ -185,14 +185,18 @@ def test_the_paper_preset_has_no_statistics_of_a_norm() -> None:
 
 
 def test_sums_taken_where_a_map_is_written_read_nothing() -> None:
-    apart, gathered = (cost.neck(small(), SIZES, gather_from=least) for least in (None, 0))
-    saved = [one.cost.read - other.cost.read for one, other in zip(apart, gathered, strict=True)]
-    places = [(step.stage, step.direction, step.level) for step, bytes_ in zip(apart, saved, strict=True) if bytes_]
+    apart, gathered = cost.neck(small(), SIZES), cost.neck(small(), SIZES, gathers=lambda _: True)
     # Nothing writes the coarsest map of the first sweep down, which is its base, nor the finest of the first one up.
-    assert places == [(0, "down", 1), (0, "up", 1), (1, "down", 2), (1, "down", 1), (1, "up", 0), (1, "up", 1)]
-    assert sum(saved) == sum(4 * 4 * h * w for h, w in (SIZES[level] for _, _, level in places))
-    assert cost.neck(small(), SIZES, gather_from=0, backward=True) == cost.neck(small(), SIZES, backward=True)
-    assert cost.neck(small(), SIZES, gather_from=1 << 40) == apart
+    places = [(0, "down", 1), (0, "up", 1), (1, "down", 2), (1, "down", 1), (1, "up", 0), (1, "up", 1)]
+    assert len(gathered) == len(apart) - len(places)
+    saved, whole = (cost.total(step.cost for step in steps) for steps in (gathered, apart))
+    assert whole.read - saved.read == sum(4 * 4 * h * w for h, w in (SIZES[level] for _, _, level in places))
+    assert (whole.written, whole.flops) == (saved.written, saved.flops)
+    for place in places:
+        here = [step.part for step in gathered if (step.stage, step.direction, step.level) == place]
+        assert here[-3:] == ["dense_pathway", "region_codes", "region_norm"]
+    backward = cost.neck(small(), SIZES, backward=True)
+    assert cost.neck(small(), SIZES, gathers=lambda _: True, backward=True) == backward
 
 
 def test_the_floor_is_the_convolutions_of_the_neck() -> None:

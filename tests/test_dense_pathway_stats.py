@@ -101,13 +101,20 @@ class TestContext:
         assert_same_bits(found[0][0], found[1][0], "results")
         assert_same_bits(found[0][1], found[1][1], "gradients")
 
-    def test_few_pixels(self, compiled):
-        leaves = {name: tensor.requires_grad_() for name, tensor in self.given(size=(3, 3)).items()}
-        norm = (leaves["weight"], leaves["bias"], 2, 1e-5)
-        statistics = compiled.region_stats(leaves["x"].detach(), (1,), 0)
-        _, _, affine = compiled.region_context(leaves["x"], norm=norm, statistics=statistics)
-        gradients = torch.autograd.grad(affine, list(leaves.values()), cotangents(affine))
-        assert all(gradient.isfinite().all() for gradient in gradients)
+    def test_a_map_of_few_pixels_is_summed_in_float64_all_the_same(self, backend):
+        given = self.given(size=(3, 3))
+        x, norm = 100 + given["x"] / 1000, (given["weight"], given["bias"], 2, 1e-5)
+        affine = backend.region_context(x, norm=norm)[2]
+        known = backend.region_context(x, norm=norm, statistics=backend.region_stats(x, (1,), 0))[2]
+        assert_same_bits(known, affine, "scale and shift")
+
+    def test_statistics_in_any_strides(self, backend):
+        given = self.given()
+        norm = (given["weight"], given["bias"], 2, 1e-5)
+        sums, power = backend.region_stats(given["x"], (1,), 0)
+        strided = sums.transpose(0, 2).contiguous().transpose(0, 2), power.t().contiguous().t()
+        found = [backend.region_context(given["x"], norm=norm, statistics=s)[2] for s in ((sums, power), strided)]
+        assert_same_bits(*found, "scale and shift")
 
     @pytest.mark.parametrize(
         ("sums", "power", "error", "message"),
@@ -135,9 +142,12 @@ class TestContext:
 @pytest.mark.parametrize(
     ("statistics", "error", "message"),
     [
-        (((), 1), ValueError, "grids"),
-        (((3,), -1), ValueError, "halo must be >= 0, got -1"),
-        (((3,), 1.0), TypeError, "halo must be an integer, got 1.0"),
+        (3, TypeError, r"statistics must be a pair \(grids, halo\), got 3"),
+        (((3,),), TypeError, r"statistics must be a pair \(grids, halo\), got \(\(3,\),\)"),
+        (((), 1), ValueError, r"statistics' grids must be one or more integers >= 1, got \(\)"),
+        (((3.0,), 1), TypeError, "statistics' grids must be a sequence of integers"),
+        (((3,), -1), ValueError, "statistics' halo must be >= 0, got -1"),
+        (((3,), 1.0), TypeError, "statistics' halo must be an integer, got 1.0"),
     ],
 )
 def test_statistics_that_are_none(statistics, error, message):
@@ -177,6 +187,7 @@ class TestNeck:
         with use_backend(compiled.name):
             expected = self.passed(images)
             monkeypatch.setattr(dispatch, "GATHER_FROM", 0)
+            monkeypatch.setattr(dispatch, "GATHER_IMAGES", 0)
             found = self.passed(images)
         assert_same_bits(found[0], expected[0], "results")
         assert_same_bits(found[1], expected[1], "gradients")

@@ -12,9 +12,9 @@ Nothing here needs torch: sizes are plain integers, ``(height, width)`` in pixel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import gcd
 from typing import Literal
 
 from zigzag.config import NeckConfig
@@ -269,13 +269,13 @@ def neck(
     itemsize: int = 4,
     laterals: bool = False,
     backward: bool = False,
-    gather_from: int | None = None,
+    gathers: Callable[[Shape], bool] = lambda _: False,
 ) -> list[Step]:
     """Every step of the neck on levels of the given ``sizes``, finest first, in the order in which they run.
 
     ``laterals`` adds the lateral convolutions in front. ``backward`` gives the backward pass alone; add both for a
-    training step. ``gather_from``: elements of a map from which the kernel that writes F takes its sums too, as
-    `zigzag.dispatch.GATHER_FROM` says for CUDA; None where no kernel does.
+    training step. ``gathers``: whether the kernel that writes a map of some shape takes its sums too
+    (`zigzag.dispatch.gathers`), which then are a part of "dense_pathway".
 
     Raises:
         ValueError: the neck is not the whole ZigZag neck with RCE, but one of the paper's comparisons.
@@ -286,7 +286,7 @@ def neck(
         raise ValueError(
             "config must have context='rce', dense, exchange, fusion, bottom_up and all outputs: no other cost is known"
         )
-    walk = _Walk(config, sizes, batch, itemsize, backward=backward, gather_from=gather_from)
+    walk = _Walk(config, sizes, batch, itemsize, backward=backward, gathers=gathers)
     levels = range(len(sizes))
     for level in levels if laterals else ():
         walk.lateral(level)
@@ -314,15 +314,15 @@ class _Walk:
         itemsize: int,
         *,
         backward: bool,
-        gather_from: int | None,
+        gathers: Callable[[Shape], bool],
     ) -> None:
         self.config = config
         self.sizes = sizes
         self.batch = batch
         self.itemsize = itemsize
         self.backward = backward
-        self.gather_from = gather_from
-        self.gathered = False
+        self.gathers = gathers
+        self.has_kernel = False
         self.steps: list[Step] = []
 
     def shape(self, level: int) -> Shape:
@@ -343,7 +343,7 @@ class _Walk:
     def pathway(self, stage: int, direction: Direction, level: int, sources: Sequence[int], *, residual: bool) -> None:
         """Fusion (from the second stage on) and dense pathway: what writes P and F."""
         config, fused = self.config, stage > 0
-        self.gathered = fused or bool(sources)  # otherwise F is P, and no kernel writes it
+        self.has_kernel = fused or bool(sources)  # otherwise F is P, and no kernel writes it
         if fused:
             self.fusion(stage, direction, level)
         if not (sources or fused or residual):
@@ -387,9 +387,10 @@ class _Walk:
             backward=self.backward,
             others=True,
         )
-        if self.gathered and not self.backward and self.gather_from is not None and prod(shape) >= self.gather_from:
-            cost = replace(cost, read=0)
-        self.steps.append(Step(stage, direction, level, "region_stats", cost))
+        if self.has_kernel and not self.backward and self.gathers(shape):
+            self.steps[-1] = replace(self.steps[-1], cost=self.steps[-1].cost + replace(cost, read=0))
+        else:
+            self.steps.append(Step(stage, direction, level, "region_stats", cost))
         cost = region_codes(
             self.batch,
             shape[1],

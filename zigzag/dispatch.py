@@ -6,7 +6,9 @@ them that can run is taken (`zigzag.backends.select`). The reference stands behi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -19,7 +21,10 @@ WITHOUT_KERNELS = {
 """Pairs of an operation and a backend that has no kernels for it."""
 
 GATHER_FROM = 1 << 23
-"""Elements of a map from which the kernel that writes it also takes its sums: fewer do not fill a GPU (a guess)."""
+"""Elements of a map from which the kernel that writes it also takes its sums, if `GATHER_IMAGES` holds (a guess)."""
+
+GATHER_IMAGES = 1 << 12
+"""Images times channels of such a map at least: its blocks share out rows of very different number (a guess)."""
 
 _FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
@@ -78,3 +83,14 @@ def order(operation: str, x: Tensor) -> tuple[str, ...]:
     """Names of the backends for a call of ``operation`` whose first tensor is ``x``, the fastest first."""
     fitting = (rule.order for rule in RULES if rule.fits(operation, x))
     return (*next(fitting, ()), "reference")
+
+
+def has_kernel(operation: str, backend: str) -> bool:
+    """Whether ``backend`` has kernels of its own for ``operation``."""
+    return backend != "reference" and (operation, backend) not in WITHOUT_KERNELS
+
+
+def gathers(backend: str, shape: Sequence[int]) -> bool:
+    """Whether the neck has ``backend`` take the sums of a map ``shape`` (N, C, H, W) in the pass that writes it."""
+    large = prod(shape) >= GATHER_FROM and shape[0] * shape[1] >= GATHER_IMAGES
+    return large and has_kernel("dense_pathway_stats", backend)

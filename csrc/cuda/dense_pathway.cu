@@ -44,14 +44,11 @@ __global__ void __launch_bounds__(kThreads, 3) pathway_forward(const __grid_cons
   const int inside = h < height ? width - begin - first : 0;
   Vec<A, V> joined[P];
   join_sources<T, V, P>(f, taps, {tile + 1, tile, first}, inside, image, channel, joined);
+  write_pixels<T, V, P>(f, image, h, begin + first, inside, channel, joined);
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     const int w = begin + first + p;
-    if (p < inside) {
-      write_pixel<T, V>(f, image, h, w, channel, joined[p]);
-    } else if (w < s.width) {
-      write_nothing<T, V>(f, image, h, w, channel);
-    }
+    if (p >= inside && w < s.width) write_nothing<T, V>(f, image, h, w, channel);
   }
 }
 

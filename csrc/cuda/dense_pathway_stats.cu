@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kPixels = 2;  // of a row that a thread takes at once
+constexpr size_t kThird = size_t{75} << 10;  // of the shared memory of a multiprocessor, so that it runs three blocks
 
 // The value that a map of T keeps.
 template <class T, int V>
@@ -36,10 +37,11 @@ __device__ void write_rectangle(const Forward<T>& f, const Taps<Wide<T>>& taps, 
       const int count = r.end_column - w;
       Vec<A, V> joined[kPixels];
       join_sources<T, V, kPixels>(f, taps, {stride, f.shape.width + h - r.row, w}, count, at.image, at.channel, joined);
+      write_pixels<T, V, kPixels>(f, at.image, h, w, count, at.channel, joined);
 #pragma unroll
       for (int p = 0; p < kPixels; ++p) {
         if (p >= count) break;
-        const Vec<A, V> value = as_stored<T, V>(write_pixel<T, V>(f, at.image, h, w + p, at.channel, joined[p]));
+        const Vec<A, V> value = as_stored<T, V>(joined[p]);
         add(row_sum, value);
         add(row_power, value, value);
       }
@@ -86,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   }
   cut_axis(stats.cuts, height, thread, threads, rows);
   if (at.row >= rows.count()) return;
-  cut_axis(stats.cuts, width, thread, threads, columns);
+  cut_axis(stats.column_cuts, width, thread, threads, columns);
   const int row = rows.bounds[at.row], end_row = rows.bounds[at.row + 1];
   make_taps(f, taps, stride, at, row, end_row);
   __syncthreads();
@@ -105,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   if (inside) write_lines<V>(stats, at, memory, lines, powers);
 }
 
-// Launches the kernel, unless the map is too wide for a block's shared memory or cannot be accessed 16 bytes at a time.
+// Launches the kernel, unless the map is too wide for a block's share of memory or cannot be accessed 16 bytes at a time.
 template <class T>
 bool gather(const DensePathway& args, StatsShape stats, void* scratch, cudaStream_t stream) {
   constexpr int V = kFull<T>;
@@ -115,7 +117,7 @@ bool gather(const DensePathway& args, StatsShape stats, void* scratch, cudaStrea
   const int64_t taps = taps_bytes<Wide<T>>(int64_t{f.shape.source_count} * stride, f.shape.grids.count);
   const Team team = team_of(stats.channels, V, 128 / (V * static_cast<int>(sizeof(T))), kThreads);
   const size_t bytes = taps + block_bytes<T>(stats, 2 * stats.most_columns, team.lanes * V);
-  if (bytes > kShared) return false;
+  if (bytes > kThird) return false;
   stats.chunks = team.chunks;
   const StatsScratch<Wide<T>> to(stats, scratch);
   launch("dense_pathway_stats", pathway_stats<T, V>, stats.images * stats.most_rows * stats.chunks, team.shape(), bytes,

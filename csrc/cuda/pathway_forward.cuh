@@ -56,30 +56,46 @@ __device__ void join_sources(const Forward<T>& f, const Taps<Wide<T>>& taps, Tap
   }
 }
 
-// Writes what a pixel gets, and returns it.
-template <class T, int V>
-__device__ Vec<Wide<T>, V> write_pixel(const Forward<T>& f, int64_t image, int64_t h, int w, int64_t channel,
-                                       const Vec<Wide<T>, V>& joined) {
+// Writes what `count` neighbouring pixels get, from their joined sources, which it takes the place of.
+// All loads stand before the first store: for all that the compiler knows, a store may change what is loaded after it.
+template <class T, int V, int P>
+__device__ void write_pixels(const Forward<T>& f, int64_t image, int64_t h, int w, int count, int64_t channel,
+                             Vec<Wide<T>, V> (&values)[P]) {
   typedef Wide<T> A;
   const PathwayShape& s = f.shape;
-  Vec<A, V> value = load<V>(f.base.pixel(image, h, w, channel));
-  apply_affine(value, f.base_scale, f.base_shift, image * s.channels + channel);
+  const int64_t row = image * s.channels + channel;
+  Pack<T, V> base[P] = {}, residual[P] = {};
 #pragma unroll
-  for (int i = 0; i < V; ++i) value.at[i] = s.relu && value.at[i] < 0 ? 0 : value.at[i];
-  if (s.source_count > 0) {
-    if (f.gain) {
-      add(value, load<V>(f.gain + channel), joined);
-    } else {
-      add(value, joined);
+  for (int p = 0; p < P; ++p) {
+    if (p >= count) break;
+    base[p] = fetch<T, V>(f.base.pixel(image, h, w + p, channel));
+    if (f.residual.data) residual[p] = fetch<T, V>(f.residual.pixel(image, h, w + p, channel));
+  }
+  Vec<A, V> scale = {}, shift = {}, gain = {};
+  if (f.base_scale) scale = load<V>(f.base_scale + row), shift = load<V>(f.base_shift + row);
+  if (f.gain) gain = load<V>(f.gain + channel);
+#pragma unroll
+  for (int p = 0; p < P; ++p) {
+    if (p >= count) break;
+    Vec<A, V> value = widen<T, V>(base[p]);
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      if (f.base_scale) value.at[i] = fused(scale.at[i], value.at[i], shift.at[i]);
+      value.at[i] = s.relu && value.at[i] < 0 ? 0 : value.at[i];
     }
+    if (s.source_count > 0) {
+      if (f.gain) {
+        add(value, gain, values[p]);
+      } else {
+        add(value, values[p]);
+      }
+    }
+    values[p] = value;
+    store(f.output.pixel(image, h, w + p, channel), value);
+    if (!f.residual.data) continue;
+    add(value, widen<T, V>(residual[p]));
+    store(f.output_sum.pixel(image, h, w + p, channel), value);
   }
-  store(f.output.pixel(image, h, w, channel), value);
-  if (f.residual.data) {
-    Vec<A, V> with_residual = value;
-    add(with_residual, load<V>(f.residual.pixel(image, h, w, channel)));
-    store(f.output_sum.pixel(image, h, w, channel), with_residual);
-  }
-  return value;
 }
 
 // Outside of an image.

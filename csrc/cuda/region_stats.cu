@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Place at = place_of<V>(s, s.most_rows);
   cut_axis(s.cuts, s.sizes.rows(at.image), thread, threads, rows);
   if (at.row >= rows.count()) return;
-  cut_axis(s.cuts, s.sizes.columns(at.image), thread, threads, columns);
+  cut_axis(s.column_cuts, s.sizes.columns(at.image), thread, threads, columns);
   const bool inside = at.channel < s.channels;
   for (int i = threadIdx.y; inside && i < columns.count(); i += blockDim.y) {
     Vec<A, V> sum = splat<A, V>(0), power = splat<A, V>(0);
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   cut_axis(s.cuts, height, thread, threads, rows);
   if (at.row >= rows.count()) return;
-  cut_axis(s.cuts, width, thread, threads, columns);
+  cut_axis(s.column_cuts, width, thread, threads, columns);
   if (inside) gather_lines<A, V>(s, at, rows.bounds[at.row], grad_sums, lines);
   __syncthreads();
   if (!inside) return;

@@ -8,7 +8,7 @@ namespace zigzag {
 namespace cuda {
 
 struct StatsShape {
-  Cuts cuts;
+  Cuts cuts, column_cuts;
   Sizes sizes;
   int64_t images, channels, entries;  // entries: S
   int64_t chunks;
@@ -67,13 +67,17 @@ inline StatsShape shape_of(const RegionStats& args) {
   StatsShape s;
   s.cuts.grids = grids_of(args.grids);
   s.cuts.halo = static_cast<int>(args.halo);
+  s.column_cuts = s.cuts;
+  // Workers take column atoms, of which most have one pixel: a long one would keep all others of its block waiting.
+  s.column_cuts.strip = 4;
   // With one cell there are no atoms but the strips to share the work out.
   if (s.cuts.grids.lines == 1) s.cuts.strip = 4;
   s.sizes = {args.valid, args.x.h, args.x.w};
   s.images = args.x.n, s.channels = args.x.c;
   s.entries = int64_t{s.cuts.grids.cells} * s.cuts.taps() * s.cuts.taps();
-  s.most_rows = most_atoms(s.cuts, args.x.h), s.most_columns = most_atoms(s.cuts, args.x.w);
-  s.row_integers = most_candidates(s.cuts, args.x.h), s.column_integers = most_candidates(s.cuts, args.x.w);
+  s.most_rows = most_atoms(s.cuts, args.x.h), s.most_columns = most_atoms(s.column_cuts, args.x.w);
+  s.row_integers = most_candidates(s.cuts, args.x.h);
+  s.column_integers = most_candidates(s.column_cuts, args.x.w);
   s.width = static_cast<int>(args.x.w), s.height = static_cast<int>(args.x.h);
   return s;
 }

@@ -98,7 +98,7 @@ class Step(nn.Module):
         if self.fusion is None and not sources and valid is None:
             return x, x if residual is None else x + residual, None  # F = P
         base, affine = (x, None) if self.fusion is None else self.fusion(x, valid)
-        gathers = isinstance(self.context, RegionContext) and gathers_statistics(base)
+        gathers = type(self.context) is RegionContext and gathers_statistics(base)
         result = dense_pathway(
             base,
             [source.features for source in sources],

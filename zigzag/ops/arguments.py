@@ -66,12 +66,12 @@ def check_small(name: str, value: Any, like: Tensor, shape: tuple[int, ...], mea
     check_shape(name, value, shape, meaning)
 
 
-def check_grids(grids: Sequence[int]) -> list[int]:
+def check_grids(grids: Sequence[int], name: str = "grids") -> list[int]:
     """One or more integers >= 1, as a list."""
     if not isinstance(grids, (list, tuple)) or not all(type(cells) is int for cells in grids):
-        raise TypeError(f"grids must be a sequence of integers, got {grids!r}")
+        raise TypeError(f"{name} must be a sequence of integers, got {grids!r}")
     if len(grids) == 0 or min(grids) < 1:
-        raise ValueError(f"grids must be one or more integers >= 1, got {grids!r}")
+        raise ValueError(f"{name} must be one or more integers >= 1, got {grids!r}")
     return list(grids)
 
 

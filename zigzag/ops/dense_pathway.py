@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zigzag import config, cost, dispatch, reference
 from zigzag.backends import select
+from zigzag.dispatch import has_kernel
 from zigzag.geometry import inside
 from zigzag.ops import flops
 from zigzag.ops.arguments import (
@@ -97,7 +98,7 @@ def dense_pathway(
     source_affine = check_per_source("source_affine", source_affine, len(sources))
     source_valid = check_per_source("source_valid", source_valid, len(sources))
     _check(base, sources, codes, cells, base_affine, source_affine, gain, valid, source_valid)
-    wanted = None if statistics is None else check_statistics(*statistics)
+    wanted = None if statistics is None else _check_statistics(statistics)
     name = select(backend, "dense_pathway", base)
     if name != "reference":
         if len(sources) > MOST_SOURCES:
@@ -105,7 +106,7 @@ def dense_pathway(
             raise ValueError(f"sources must be at most {MOST_SOURCES} maps, got {len(sources)}; {more}")
         dtype = accumulation_dtype(base.dtype)
         base_scale, base_shift = base_affine or (None, None)
-        gathers = wanted is not None and _gathers(name)
+        gathers = wanted is not None and not torch.compiler.is_compiling() and has_kernel("dense_pathway_stats", name)
         results = (_with_statistics if gathers else _operation).on(name)(
             dense(base),
             [dense(source) for source in sources],
@@ -147,7 +148,7 @@ def dense_pathway(
 
 
 def gathers_statistics(base: Tensor) -> bool:
-    """Whether `dense_pathway` with ``statistics`` saves a pass over the map, on the backend that a call would run on.
+    """Whether the neck should ask `dense_pathway` for ``statistics``, by `zigzag.dispatch.gathers`.
 
     Not in a trace, which sees `region_stats` with its derivative; nor for maps of which its blocks are too few, or that
     are summed in float64 (`zigzag.ops.region_context.widened`).
@@ -155,17 +156,11 @@ def gathers_statistics(base: Tensor) -> bool:
     height, width = base.shape[2:]
     if torch.compiler.is_compiling() or transforms_active() or height * width <= config.FEW_PIXELS:
         return False
-    return base.numel() >= dispatch.GATHER_FROM and _gathers(select(None, "dense_pathway", base))
-
-
-def _gathers(backend: str) -> bool:
-    kernels = backend != "reference" and ("dense_pathway_stats", backend) not in dispatch.WITHOUT_KERNELS
-    return kernels and not torch.compiler.is_compiling()
+    return dispatch.gathers(select(None, "dense_pathway", base), base.shape)
 
 
 def _statistics_of(x: Tensor, grids: list[int], halo: int, valid: Tensor | None, backend: str | None) -> list[Tensor]:
-    with torch.no_grad():
-        return list(region_stats(x, grids, halo, valid=valid, backend=backend))
+    return list(region_stats(x.detach(), grids, halo, valid=valid, backend=backend))
 
 
 def _one_dtype(base: Any, sources: Any, residual: Any) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
@@ -214,6 +209,13 @@ def _check(
             _check_affine(f"source_affine[{j}]", source_affine[j], base, (number, channels))
         if source_valid[j] is not None:
             check_valid(f"source_valid[{j}]", source_valid[j], number, source.shape[2], source.shape[3])
+
+
+def _check_statistics(statistics: Any) -> tuple[list[int], int]:
+    if not isinstance(statistics, (list, tuple)) or len(statistics) != 2:
+        raise TypeError(f"statistics must be a pair (grids, halo), got {statistics!r}")
+    grids, halo = statistics
+    return check_statistics(grids, halo, "statistics' ")
 
 
 def _check_affine(name: str, affine: Any, base: Tensor, shape: tuple[int, int]) -> None:

@@ -69,8 +69,8 @@ def region_context(
         pool: what a branch takes over a cell.
         norm: (weight, bias, groups, eps) of an nn.GroupNorm, as in `region_norm`.
         valid: (N, 2) integers, every image's own height and width in pixels.
-        statistics: S and power of x where they are known, as `dense_pathway` gives them. Derivatives are as without,
-            and traces, transforms and the reference take them anew.
+        statistics: S and power of x where they are known, as `dense_pathway` gives them. Derivatives are as without.
+            Traces, transforms and the reference take them anew, and so do all for a map of at most `FEW_PIXELS`.
         backend: name of the backend; None for that of `use_backend`, or else the fastest that can run.
 
     Returns:
@@ -90,7 +90,7 @@ def region_context(
     if valid is not None:
         check_valid("valid", valid, x.shape[0], x.shape[2], x.shape[3])
     if statistics is not None:
-        _check_statistics(x, cells, halo, *statistics)
+        statistics = _check_statistics(x, cells, halo, statistics)
     wide = widened(x) if statistics is None else x
     given = norm[2:] if norm is not None else None
     call = _Call(cells, halo, branches is not None, pool, given, valid, statistics, accumulation_dtype(wide.dtype))
@@ -136,10 +136,15 @@ def _check_norm(x: Tensor, norm: Any) -> None:
     check_norm(x.shape[1], x.device, *norm)
 
 
-def _check_statistics(x: Tensor, grids: list[int], halo: int, sums: Any, power: Any) -> None:
+def _check_statistics(x: Tensor, grids: list[int], halo: int, statistics: Any) -> Statistics | None:
+    """Dense ones; None where x has so few pixels that it is summed in float64."""
+    if not isinstance(statistics, (list, tuple)) or len(statistics) != 2:
+        raise TypeError(f"statistics must be a pair (sums, power), got {type(statistics).__name__}")
     number, channels = x.shape[:2]
     entries = sum(k * k for k in grids) * (2 * halo + 1) ** 2
-    for name, value, shape in (("sums", sums, (number, entries, channels)), ("power", power, (number, channels))):
+    for name, value, shape in zip(
+        ("sums", "power"), statistics, ((number, entries, channels), (number, channels)), strict=True
+    ):
         dtype = accumulation_dtype(x.dtype)
         if not isinstance(value, Tensor) or value.dtype != dtype:
             got = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -147,6 +152,8 @@ def _check_statistics(x: Tensor, grids: list[int], halo: int, sums: Any, power: 
         if value.shape != shape or value.device != x.device:
             got = f"{tuple(value.shape)} on {value.device}"
             raise ValueError(f"statistics' {name} must have shape {tuple(shape)} on {x.device}, got {got}")
+    sums, power = statistics
+    return None if widened(x) is not x else (sums.contiguous(), power.contiguous())
 
 
 def _one_by_one(

@@ -57,7 +57,7 @@ def region_stats(
         RuntimeError: the backend that was named cannot run.
     """
     check_map("x", x)
-    cells, halo = check_statistics(grids, halo)
+    cells, halo = check_statistics(grids, halo, "")
     if valid is not None:
         check_valid("valid", valid, x.shape[0], x.shape[2], x.shape[3])
     name = select(backend, "region_stats", x)
@@ -70,13 +70,13 @@ def region_stats(
     return reference.region_stats(x, cells, halo, valid=valid)
 
 
-def check_statistics(grids: Any, halo: Any) -> tuple[list[int], int]:
-    """The grids as a list of integers, and the halo; raises unless they are that."""
-    cells = check_grids(grids)
+def check_statistics(grids: Any, halo: Any, prefix: str) -> tuple[list[int], int]:
+    """The grids as a list of integers, and the halo; raises unless they are that, and calls them ``prefix`` grids."""
+    cells = check_grids(grids, f"{prefix}grids")
     if type(halo) is not int:
-        raise TypeError(f"halo must be an integer, got {halo!r}")
+        raise TypeError(f"{prefix}halo must be an integer, got {halo!r}")
     if halo < 0:
-        raise ValueError(f"halo must be >= 0, got {halo}")
+        raise ValueError(f"{prefix}halo must be >= 0, got {halo}")
     return cells, halo
 
 

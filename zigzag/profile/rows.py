@@ -6,11 +6,14 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from zigzag import cost
 from zigzag.bench.ceilings import Ceilings
 from zigzag.bench.timing import quantile
 from zigzag.config import NeckConfig
+from zigzag.dispatch import gathers
 from zigzag.profile.ranges import BACKWARD, FORWARD
 from zigzag.profile.trace import Key, Moment, Pass
 
@@ -70,13 +73,19 @@ class Peak:
 
 
 def costs(
-    config: NeckConfig, sizes: Sequence[cost.Size], *, batch: int, itemsize: int, laterals: bool = True
+    config: NeckConfig,
+    sizes: Sequence[cost.Size],
+    *,
+    batch: int,
+    itemsize: int,
+    laterals: bool = True,
+    backend: str = "reference",
 ) -> dict[Key, list[cost.Cost]]:
-    """The cost model's steps of both directions, by key."""
+    """The cost model's steps of both directions, by key; ``backend``: the one that dense pathways run on."""
     found: dict[Key, list[cost.Cost]] = defaultdict(list)
     for direction in (FORWARD, BACKWARD):
         backward = direction == BACKWARD
-        options = {"batch": batch, "itemsize": itemsize}
+        options: dict[str, Any] = {"batch": batch, "itemsize": itemsize, "gathers": partial(gathers, backend)}
         for step in cost.neck(config, sizes, **options, laterals=laterals, backward=backward):
             found[Key(direction, step.place, step.part)].append(step.cost)
     return dict(found)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 
 import zigzag
+from zigzag.backends import select
 from zigzag.bench import ceilings
 from zigzag.bench import rows as bench_rows
 from zigzag.bench.console import Screen
@@ -134,7 +135,8 @@ def _profile(asked: Asked, subject: Subject, screen: Screen) -> int:
     settings.out.mkdir(parents=True, exist_ok=True)
     passes = _traced(subject, settings.out / TRACE)
     sizes = [(values.shape[2], values.shape[3]) for values in subject.maps]
-    known = rows.costs(subject.neck.config, sizes, batch=settings.batch, itemsize=subject.maps[0].element_size())
+    backend, itemsize = select(asked.backend, "dense_pathway", subject.maps[0]), subject.maps[0].element_size()
+    known = rows.costs(subject.neck.config, sizes, batch=settings.batch, itemsize=itemsize, backend=backend)
     found = Result(
         command=asked.command(),
         machine=bench_rows.machine(settings.threads, settings.device),
