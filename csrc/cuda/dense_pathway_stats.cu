@@ -10,7 +10,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kPixels = 2;  // of a row that a thread takes at once
+constexpr int kPixels = 2;                   // of a row that a thread takes at once
 constexpr size_t kThird = size_t{75} << 10;  // of the shared memory of a multiprocessor, so that it runs three blocks
 
 // The value that a map of T keeps.
@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(kThreads, 3)
   if (inside) write_lines<V>(stats, at, memory, lines, powers);
 }
 
-// Launches the kernel, unless the map is too wide for a block's share of memory or cannot be accessed 16 bytes at a time.
+// Launches the kernel, unless the map is too wide for a block's share of memory or cannot be accessed 16 bytes at a
+// time.
 template <class T>
 bool gather(const DensePathway& args, StatsShape stats, void* scratch, cudaStream_t stream) {
   constexpr int V = kFull<T>;

@@ -1,4 +1,5 @@
-// What the kernels share that take sums over row atoms x column atoms: region_stats, and dense_pathway that gathers them.
+// What the kernels share that take sums over row atoms x column atoms: region_stats, and dense_pathway that gathers
+// them.
 #pragma once
 
 #include "atoms.cuh"
@@ -56,8 +57,8 @@ template <int V, class A>
 __device__ void write_lines(const StatsShape& s, const Place& at, const StatsMemory<A>& memory, A* lines, A* powers) {
   const int64_t row = at.image * s.most_rows + at.row;
   const A* const piece = memory.pieces + threadIdx.x * V;
-  sum_lines<V>(s.cuts, memory.columns, piece, 2 * memory.length,
-               lines + row * s.cuts.lines() * s.channels + at.channel, s.channels);
+  sum_lines<V>(s.cuts, memory.columns, piece, 2 * memory.length, lines + row * s.cuts.lines() * s.channels + at.channel,
+               s.channels);
   if (threadIdx.y != 0) return;
   store(powers + row * s.channels + at.channel,
         sum_atoms<V>(piece + memory.length, memory.columns.count(), 2 * memory.length));
