@@ -43,7 +43,7 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},
         "dense_pathway_backward.gather.contiguous": {"ROWS": 8, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 4},
         "position_sensitive_pool": {"CHANNELS": 64, "num_warps": 4},
-        "position_sensitive_pool_backward": {"COLUMNS": 16, "CHANNELS": 64, "num_warps": 4},
+        "position_sensitive_pool_backward": {"COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},
     },
     "cpu": {  # the interpreter: a program costs the same whatever its tile
         "region_stats": {"CHANNELS": 256},
