@@ -124,8 +124,8 @@ def rivals(operation: str, device: str) -> list[str]:
     """The fused backends that are sides of their own: those that run on a GPU; a CPU has one, and it is ours."""
     if device != "cuda":
         return []
-    backends, missing = zigzag.backends(), dispatch.WITHOUT_KERNELS
-    return [name for name in FUSED if backends[name].available and (operation, name) not in missing]
+    backends = zigzag.backends()
+    return [name for name in FUSED if backends[name].available and dispatch.has_kernel(operation, name)]
 
 
 def _stats(level: int) -> Entry:

@@ -106,8 +106,8 @@ def dense_pathway(
             raise ValueError(f"sources must be at most {MOST_SOURCES} maps, got {len(sources)}; {more}")
         dtype = accumulation_dtype(base.dtype)
         base_scale, base_shift = base_affine or (None, None)
-        gathers = wanted is not None and not torch.compiler.is_compiling() and has_kernel("dense_pathway_stats", name)
-        results = (_with_statistics if gathers else _operation).on(name)(
+        gathered = wanted if has_kernel("dense_pathway_stats", name) and not torch.compiler.is_compiling() else None
+        results = (_operation if gathered is None else _with_statistics).on(name)(
             dense(base),
             [dense(source) for source in sources],
             [small(own, dtype) for own in codes],
@@ -123,9 +123,9 @@ def dense_pathway(
             base_relu,
             combine == "product",
             resize == "nearest",
-            *(wanted if gathers and wanted is not None else ()),
+            *(gathered or ()),
         )
-        if wanted is not None and not gathers:
+        if wanted is not None and gathered is None:
             results = [*results, *_statistics_of(results[0], *wanted, valid, backend)]
         return results[0] if len(results) == 1 else tuple(results)
     options: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from zigzag import config
+from zigzag import config, cost
 from zigzag.backends import select
 from zigzag.ops.arguments import (
     accumulation_dtype,
@@ -141,7 +141,7 @@ def _check_statistics(x: Tensor, grids: list[int], halo: int, statistics: Any) -
     if not isinstance(statistics, (list, tuple)) or len(statistics) != 2:
         raise TypeError(f"statistics must be a pair (sums, power), got {type(statistics).__name__}")
     number, channels = x.shape[:2]
-    entries = sum(k * k for k in grids) * (2 * halo + 1) ** 2
+    entries = sum(k * k for k in grids) * cost.taps(halo)
     for name, value, shape in zip(
         ("sums", "power"), statistics, ((number, entries, channels), (number, channels)), strict=True
     ):

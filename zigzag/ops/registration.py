@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from zigzag.dispatch import WITHOUT_KERNELS
+from zigzag.dispatch import has_kernel
 
 NAMESPACES = {"cpu": "zigzag", "triton": "zigzag_triton", "cuda": "zigzag_cuda"}
 """Where the operations of each backend stand in `torch.ops`."""
@@ -60,7 +60,7 @@ class Operation:
         self.setup_context = setup_context
         self.backward = backward
         public = self.name.removesuffix("_backward")
-        backends = [backend for backend in NAMESPACES if (public, backend) not in WITHOUT_KERNELS]
+        backends = [backend for backend in NAMESPACES if has_kernel(public, backend)]
         self.on_backend = {backend: BackendOperation(self, backend, schema, fake) for backend in backends}
 
     def on(self, backend: str) -> BackendOperation:

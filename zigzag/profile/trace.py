@@ -29,7 +29,7 @@ CONVOLUTION = "convolution"
 _DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 _OURS = tuple(f"{namespace}::" for namespace in NAMESPACES.values())
 _CONVOLUTIONS = ("aten::conv2d", "aten::convolution", "aten::convolution_backward")
-_JOINED = {"dense_pathway_stats": "dense_pathway"}  # its sums leave the cost model's region_stats without a call
+_JOINED = {"dense_pathway_stats": "dense_pathway"}  # with its sums, as `zigzag.cost.neck` books them
 _RANGE = re.compile(r"(forward|backward)(?:: (.+))?")
 
 
