@@ -129,9 +129,10 @@ bool gather(const DensePathway& args, StatsShape stats, void* scratch, cudaStrea
 }  // namespace
 
 void dense_pathway_stats(const DensePathway& args, const RegionStats& stats, void* scratch, Stream stream) {
+  const StatsShape shape = shape_of(stats);
   with_type(args.target.dtype, [&](auto element) {
-    if (gather<decltype(element)>(args, shape_of(stats), scratch, cudaStream_t(stream))) {
-      region_stats_lines(stats, scratch, cudaStream_t(stream));
+    if (gather<decltype(element)>(args, shape, scratch, cudaStream_t(stream))) {
+      region_stats_lines(stats, shape, scratch, cudaStream_t(stream));
     } else {
       dense_pathway(args, stream);
       region_stats(stats, scratch, stream);

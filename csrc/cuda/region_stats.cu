@@ -233,7 +233,7 @@ void forward(const RegionStats& args, StatsShape s, void* scratch, cudaStream_t 
   s.chunks = team.chunks;
   launch("region_stats", stats_rows<T, V>, s.images * s.most_rows * s.chunks, team.shape(),
          block_bytes<T>(s, pieces, team.lanes * V), stream, view<const T>(args.x), s, to.lines, to.powers);
-  region_stats_lines(args, scratch, stream);
+  region_stats_lines(args, s, scratch, stream);
 }
 
 template <class A, int V>
@@ -258,8 +258,7 @@ void backward(const RegionStats& args, StatsShape s, cudaStream_t stream) {
 
 }  // namespace
 
-void region_stats_lines(const RegionStats& args, void* scratch, cudaStream_t stream) {
-  const StatsShape s = shape_of(args);
+void region_stats_lines(const RegionStats& args, const StatsShape& s, void* scratch, cudaStream_t stream) {
   with_type(args.x.dtype, [&](auto element) {
     typedef Wide<decltype(element)> A;
     if (s.channels % kFull<A> == 0) return sum_lines_of_rows<A, kFull<A>>(args, s, scratch, stream);

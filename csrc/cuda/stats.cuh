@@ -100,7 +100,7 @@ struct StatsScratch {
 };
 
 // From the lines of all row atoms to sums and power.
-void region_stats_lines(const RegionStats& args, void* scratch, cudaStream_t stream);
+void region_stats_lines(const RegionStats& args, const StatsShape& s, void* scratch, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace zigzag
