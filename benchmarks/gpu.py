@@ -23,8 +23,8 @@ OUT = ROOT / "build" / "gpu"
 OPERATIONS = ("region_stats", "region_codes", "region_norm", "dense_pathway", "position_sensitive_pool")
 PARITY = [f"tests/test_{name}.py" for name in (*OPERATIONS, "neck")]
 # A sweep draws new shapes all the time, and Triton would compile each.
-ON_GPU = "((cuda or triton) and not cpu) and not (triton and sweep)"
-SMALL = "cuda and 2x20x8x6 and float32 and channels_last and test_gradients"
+ON_GPU = "((cuda or triton or hopper) and not cpu) and not (triton and sweep)"
+SMALL = "((cuda and 2x20x8x6) or (hopper and 2x64x40x7)) and and float32 and channels_last and test_gradients"
 # Compiles Triton kernels in every dtype and layout before many processes want them at once, and each compiles its own.
 WARM = "triton and test_gradients and (2x20x8x6 or pool)"
 SHARDS = 13  # odd: backends take turns among the tests

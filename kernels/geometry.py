@@ -8,6 +8,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+CALLS_SPILL = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
+"""Whether registers spill around the call that an exactly rounded division is to this Triton's compiler."""
+
 
 @triton.jit
 def image_size(valid, n, height, width):
@@ -141,11 +144,18 @@ def resize_tap(d, source, target, NEAREST: tl.constexpr, INDEX: tl.constexpr, AC
 
 @triton.jit
 def ratio(above, below, ACC: tl.constexpr):
-    """Above / below, rounded once."""
+    """Above / below, integers below 2^22, rounded once."""
+    numerator, divisor = above.to(ACC), below.to(ACC)
     if tl.float64 == ACC:
-        quotient = above.to(ACC) / below.to(ACC)
+        quotient = numerator / divisor
+    elif CALLS_SPILL:
+        # A quotient that is at most a few steps off, and what it leaves over, which fma has exactly.
+        inverse = 1.0 / divisor
+        near = numerator * inverse
+        near = tl.fma(tl.fma(-near, divisor, numerator), inverse, near)
+        quotient = tl.fma(tl.fma(-near, divisor, numerator), inverse, near)
     else:
-        quotient = tl.div_rn(above.to(ACC), below.to(ACC))
+        quotient = tl.div_rn(numerator, divisor)
     return quotient
 
 

@@ -23,13 +23,16 @@ class Kernel:
     local: int
     wide_loads: int = 0
     wide_stores: int = 0
+    copies: int = 0
+    products: int = 0
 
     def __str__(self):
         memory = f"{self.registers:4} {self.stack:6} {self.shared:7} {self.local:6}"
-        return f"{self.name:60} {memory} {self.wide_loads:8} {self.wide_stores:8}"
+        counts = f"{self.wide_loads:8} {self.wide_stores:8} {self.copies:7} {self.products:5}"
+        return f"{self.name:60} {memory} {counts}"
 
 
-HEADER = f"{'kernel':60} regs  stack  shared  local LDG.128  STG.128"
+HEADER = f"{'kernel':60} regs  stack  shared  local LDG.128  STG.128 UTMALDG  HMMA"
 
 
 def cuobjdump():
@@ -72,6 +75,8 @@ def kernels_of(library, architecture="sm_90a"):
         elif current is not None:
             current.wide_loads += bool(re.search(r"\bLDG\.\S*128", line))
             current.wide_stores += bool(re.search(r"\bSTG\.\S*128", line))
+            current.copies += "UTMALDG" in line
+            current.products += bool(re.search(r"\bHMMA\.\S*TF32", line))
     return {kernel.name: kernel for kernel in found.values()}
 
 

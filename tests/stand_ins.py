@@ -27,10 +27,10 @@ EMULATED = Path(__file__).parents[1] / "build" / "native" / "_C_emulated.so"
 """The CUDA kernels compiled for the CPU (tests/native); ZIGZAG_EMULATED_LIBRARY names another."""
 
 
-def take_the_place_of(name, dtypes=None):
+def take_the_place_of(name, dtypes=None, otherwise=None):
     """Let backend `name` run on CPU tensors."""
     backends = sys.modules["zigzag.backends"]
-    backends._register(backends.Backend(name, "cpu", lambda: None, dtypes))
+    backends._register(backends.Backend(name, "cpu", lambda: None, dtypes, otherwise))
 
 
 def emulate_cuda():
@@ -39,6 +39,7 @@ def emulate_cuda():
     if path.is_file():
         torch.ops.load_library(str(path))
         take_the_place_of("cuda")
+        take_the_place_of("hopper", otherwise="cuda")
 
 
 def interpret_triton():

@@ -29,8 +29,19 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def kernels(request):
-    found = cuda_binary.kernels_of(LIBRARY, request.param)
+def architecture(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kernels(architecture):
+    found = cuda_binary.kernels_of(LIBRARY, architecture)
+    assert found
+    return found
+
+
+def named(kernels, prefix):
+    found = [kernel for kernel in kernels.values() if kernel.name.startswith(prefix)]
     assert found
     return found
 
@@ -46,9 +57,19 @@ def test_no_kernel_spills(kernels):
 @pytest.mark.parametrize("name", STREAMING)
 @pytest.mark.parametrize("dtype", VECTORS)
 def test_maps_stream_in_vectors_of_16_bytes(kernels, name, dtype):
-    vectorized = [k for k in kernels.values() if k.name.startswith(f"{name}<{dtype}, {VECTORS[dtype]}")]
-    assert vectorized
-    for kernel in vectorized:
+    for kernel in named(kernels, f"{name}<{dtype}, {VECTORS[dtype]}"):
         assert kernel.wide_loads > 0, kernel
         if STREAMING[name] == "both":
             assert kernel.wide_stores > 0, kernel
+
+
+def test_rows_come_by_bulk_copies_where_there_are_any(kernels, architecture):
+    for kernel in named(kernels, "stats_rows_bulk<"):
+        assert (kernel.copies > 0) == (architecture != "sm_80"), kernel
+        assert kernel.wide_loads == 0, kernel
+
+
+def test_products_of_two_byte_types_run_on_tensor_cores(kernels):
+    for kernel in named(kernels, "multiply_fragments<"):
+        assert kernel.products > 0, kernel
+        assert kernel.wide_loads > 0, kernel

@@ -62,3 +62,24 @@ def test_misaligned_vector_is_found(planted):
     assert sound.returncode == 0, sound.stderr
     assert broken.returncode != 0
     assert "an access to 16 bytes at" in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("unasked", "a wait for a copy that is not on its way"),
+        ("unawaited", "a block left before its copies arrived"),
+    ],
+)
+def test_bulk_copy_that_nobody_makes_or_waits_for_is_found(planted, fault, message):
+    sound, broken = planted("address", "copied"), planted("address", fault)
+    assert sound.returncode == 0, sound.stderr
+    assert broken.returncode != 0
+    assert message in broken.stderr
+
+
+def test_bulk_copy_over_what_is_still_read_is_a_race(planted):
+    sound, broken = planted("thread", "copied"), planted("thread", "overwritten")
+    assert sound.returncode == 0, sound.stderr
+    assert broken.returncode != 0
+    assert "data race" in broken.stderr

@@ -48,7 +48,7 @@ class TestFiguresOfAGPU:
         rows = [
             row_of(*own) for own in (("triton", "forward", 3e-3), ("cuda", "forward", 2e-3), (OURS, "forward", 3e-3))
         ]
-        figure = self.found(rows)["dense_pathway, forward / the faster of triton and cuda"]
+        figure = self.found(rows)["dense_pathway, forward / the fastest backend"]
         assert figure.values == pytest.approx({"triton": 1.5, "cuda": 1.0, OURS: 1.5})
         assert (figure.asked, figure.reached) == ("", None)
 

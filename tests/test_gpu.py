@@ -10,7 +10,7 @@ from zigzag.nn import ZigZagNeck
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
-NAMES = ("cuda", "triton")
+NAMES = ("cuda", "hopper", "triton")
 SIZES = (30, 15)
 
 

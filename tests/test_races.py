@@ -58,6 +58,10 @@ CASES = {
 }  # fmt: skip
 
 
+BULK = [StatsCase((2, 64, 40, 7), dtype, "channels_last", padded=True) for dtype in VALUES]
+"""What bulk copies take: more rows than are on their way at once."""
+
+
 class Recorder(TorchDispatchMode):
     """Keeps the calls of the CUDA bindings, with numpy arrays in the place of tensors."""
 
@@ -67,9 +71,9 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         results = function(*arguments, **(options or {}))
-        if function.namespace == NAMESPACES["cuda"]:
-            name = function._schema.name.split("::")[1]
-            self.calls.append((name, *tree_map_only(torch.Tensor, as_array, (arguments, results))))
+        if function.namespace in (NAMESPACES["cuda"], NAMESPACES["hopper"]):
+            call = function._schema.name.split("::")
+            self.calls.append((*call, *tree_map_only(torch.Tensor, as_array, (arguments, results))))
         return results
 
 
@@ -97,15 +101,15 @@ def fixed_layout():
     return words if allowed else []
 
 
-@pytest.mark.parametrize("operation", CASES)
-def test_kernels_are_free_of_races(operation, tmp_path):
+@pytest.mark.parametrize(("operation", "backend"), [*((name, "cuda") for name in CASES), ("region_stats", "hopper")])
+def test_kernels_are_free_of_races(operation, backend, tmp_path):
     with Recorder() as recorder:
-        for case in CASES[operation]:
+        for case in [*CASES[operation], *(BULK if backend == "hopper" else ())]:
             problem = case.problem()
             leaves = {name: tensor.detach().requires_grad_() for name, tensor in problem.tensors.items()}
-            results = problem.call(partial(getattr(zigzag.ops, case.operation), backend="cuda"), leaves)
+            results = problem.call(partial(getattr(zigzag.ops, case.operation), backend=backend), leaves)
             sum(result.sum() for result in results).backward()
-    assert {name for name, *_ in recorder.calls} == {operation, f"{case.operation}_backward"}
+    assert {name for _, name, *_ in recorder.calls} == {operation, f"{case.operation}_backward"}
     calls = tmp_path / "calls"
     calls.write_bytes(pickle.dumps(recorder.calls))
     runtime = subprocess.run(

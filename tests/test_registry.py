@@ -37,7 +37,7 @@ class TestSuites:
             mine = [subject.variant for subject in found if subject.entry is entry]
             network = entry.name.startswith(("neck", "model"))
             assert {variant.dtype for variant in mine} == set(DTYPES) - ({"float16"} if network else set())
-            assert {variant.layout for variant in mine} == set(entry.layouts)
+            assert {v.layout for v in mine} == ({"channels_last"} if entry.name == "neck.fuse" else set(entry.layouts))
             assert {variant.layout for variant in mine if variant.dtype == "float16"} <= {"channels_last"}
         operations = [each.variant for each in found if each.entry.name in ("region_stats.level1", "region_codes")]
         assert {(v.kernel, v.grids) for v in operations} == {(k, g) for k in (3, 1) for g in REGISTRY[0].grids}
@@ -56,7 +56,9 @@ class TestSuites:
         names = [subject.entry.name for subject in found]
         assert len(set(names)) == len(names)
         left = {entry.name for entry in REGISTRY} - set(names)
-        assert left == {"neck.fuse", "neck.whole", "model.predict", "model.step"}
+        networks = {"neck.fuse", "neck.stage", "neck.whole", "model.predict", "model.step"}
+        alike = {"region_stats.level2", "region_stats.level3", "region_stats.level4"}
+        assert left == networks | alike | {"dense_pathway.level2", "dense_pathway.level3"}
         for subject in found:
             assert all(
                 part in (None, (), *dataclasses.astuple(CENTRE)) for part in dataclasses.astuple(subject.variant)
@@ -69,7 +71,7 @@ class TestSuites:
         assert compiled.seconds(473) == plain.seconds(473) + plain.entry.compiling
 
     def test_a_backend_without_kernels_is_no_side(self, monkeypatch):
-        stand_ins = [Backend(name, "cuda", lambda: None) for name in ("triton", "cuda")]
+        stand_ins = [Backend(name, "cuda", lambda: None) for name in ("triton", "cuda", "hopper")]
         monkeypatch.setattr(zigzag, "backends", lambda: Backends({each.name: each for each in stand_ins}))
         formulation = Formulation(lambda *_: [], [], [], [])
 
@@ -81,6 +83,7 @@ class TestSuites:
         for operation, sides in (
             ("position_sensitive_pool", {OURS, "triton"}),
             ("region_norm", {OURS, "triton", "cuda"}),
+            ("region_stats", {OURS, "triton", "cuda", "hopper"}),
         ):
             subject = Subject(Entry(operation, partial(build, operation=operation)), CENTRE, ())
             assert subject.build(work).formulations.keys() == sides

@@ -76,7 +76,7 @@ def written(folder, *words):
 
 
 def test_a_gpus_backends_are_drawn_and_its_figures_have_their_own_targets(folder):
-    sides = {"triton": 0.003, "cuda": 0.0015}
+    sides = {"triton": 0.003, "cuda": 0.0015, "hopper": 0.001}
     changes = {"device": "cuda", "dtype": "float32"}
     gpu = [row(side, way, **changes) for way in DIRECTIONS for side in TIMES]
     gpu += [

@@ -27,12 +27,14 @@ class Backend:
         device: the type of the devices that it runs on; None for all of them.
         check: finds out why it cannot run here, one sentence; None where it can. Asked once, when it is needed.
         dtypes: what it takes; None for float64, float32, bfloat16 and float16.
+        otherwise: the backend that runs what this one has no kernels for; None where nothing does.
     """
 
     name: str
     device: str | None
     check: Callable[[], str | None]
     dtypes: tuple[torch.dtype, ...] | None = None
+    otherwise: str | None = None
 
     @cached_property
     def reason(self) -> str | None:
@@ -54,6 +56,8 @@ class Backend:
 
     def __str__(self) -> str:
         where = f"{self.device} tensors" if self.device else "tensors on every device"
+        if self.otherwise is not None:
+            where += f"; what it has no kernels for, {self.otherwise} runs"
         return f"{self.name}: runs on {where}" if self.available else f"{self.name}: cannot run: {self.reason}"
 
 
@@ -98,8 +102,11 @@ def select(name: str | None, operation: str, x: Tensor) -> str:
     name = name or _chosen
     if name is None:
         return next(each for each in dispatch.order(operation, x) if _can_run(each) and not _REGISTRY[each].refusal(x))
-    refusal = _named(name).refusal(x)
+    backend = _named(name)
+    refusal = backend.refusal(x)
     if (operation, name) in dispatch.WITHOUT_KERNELS:
+        if backend.otherwise is not None:
+            return select(backend.otherwise, operation, x)
         refusal = f"has no kernels for {operation}"
     if refusal is not None:
         raise RuntimeError(f"backend {name!r} {refusal}")
@@ -138,6 +145,13 @@ def _why_no_cuda() -> str | None:
     return _no_gpu() or _library.load("_C_cuda").reason
 
 
+def _why_no_hopper() -> str | None:
+    reason = _why_no_cuda()
+    if reason is None and min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))) < (9, 0):
+        reason = "needs a GPU of compute capability 9.0 or later"
+    return reason
+
+
 def _why_no_triton() -> str | None:
     missing = importlib.util.find_spec("triton") is None
     return "the triton package is not installed" if missing else _no_gpu()
@@ -147,4 +161,5 @@ _library.load()  # so that torch.ops.zigzag has its kernels; what a GPU needs is
 _register(Backend("cpu", "cpu", lambda: _library.load().reason))
 _register(Backend("triton", "cuda", _why_no_triton))
 _register(Backend("cuda", "cuda", _why_no_cuda))
+_register(Backend("hopper", "cuda", _why_no_hopper, otherwise="cuda"))
 _register(Backend("reference", None, lambda: None))

@@ -13,10 +13,15 @@ from math import prod
 import torch
 from torch import Tensor
 
+_BESIDE_STATS = (
+    *("dense_pathway", "dense_pathway_stats", "region_norm", "region_codes"),
+    "position_sensitive_pool",
+)
 WITHOUT_KERNELS = {
     ("position_sensitive_pool", "cuda"),
     ("dense_pathway_stats", "cpu"),
     ("dense_pathway_stats", "triton"),
+    *((name, "hopper") for name in _BESIDE_STATS),
 }
 """Pairs of an operation and a backend that has no kernels for it."""
 

@@ -106,7 +106,7 @@ Tensors backward(OptionalTensor grad, OptionalTensor grad_sum, OptionalTensor ba
 
 }  // namespace
 
-ZIGZAG_CUDA_IMPL(m) {
+ZIGZAG_CUDA_IMPL(zigzag_cuda, m) {
   m.impl("dense_pathway", TORCH_BOX(&forward));
   m.impl("dense_pathway_stats", TORCH_BOX(&forward_stats));
   m.impl("dense_pathway_backward", TORCH_BOX(&backward));

@@ -93,6 +93,11 @@ T* shared_memory() {
 using emulation::check_aligned;
 #endif
 
+// The first address from `at` on that is a multiple of `bytes`, a power of two.
+__device__ __forceinline__ unsigned char* aligned_to(uintptr_t bytes, unsigned char* at) {
+  return at + (-reinterpret_cast<uintptr_t>(at) & (bytes - 1));
+}
+
 // --- element types ---------------------------------------------------------------------------------------------------
 
 // The type that values of T are computed in.

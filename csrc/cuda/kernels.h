@@ -25,6 +25,8 @@ struct RegionStats {
 int64_t region_stats_entries(const RegionStats& args);  // S
 int64_t region_stats_scratch(const RegionStats& args);  // values of the accumulation type
 void region_stats(const RegionStats& args, void* scratch, Stream stream);
+// The same by bulk copies where they take the map, from sm_90 on.
+void region_stats_hopper(const RegionStats& args, void* scratch, Stream stream);
 void region_stats_backward(const RegionStats& args, Stream stream);
 
 constexpr int64_t kMostSources = 16;

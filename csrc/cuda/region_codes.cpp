@@ -67,7 +67,7 @@ Tensors backward(const Tensor& grad, const Tensor& sums, Tensors parameters, con
 
 }  // namespace
 
-ZIGZAG_CUDA_IMPL(m) {
+ZIGZAG_CUDA_IMPL(zigzag_cuda, m) {
   m.impl("region_codes", TORCH_BOX(&forward));
   m.impl("region_codes_backward", TORCH_BOX(&backward));
 }

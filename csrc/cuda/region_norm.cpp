@@ -65,7 +65,7 @@ Tensors backward(const Tensor& grad_scale, const Tensor& grad_shift, const Tenso
 
 }  // namespace
 
-ZIGZAG_CUDA_IMPL(m) {
+ZIGZAG_CUDA_IMPL(zigzag_cuda, m) {
   m.impl("region_norm", TORCH_BOX(&forward));
   m.impl("region_norm_backward", TORCH_BOX(&backward));
 }

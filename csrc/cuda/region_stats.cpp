@@ -9,6 +9,7 @@ RegionStats arguments_of(const Tensor& x, std::vector<int64_t> grids, int64_t ha
   return {map_of(x), Map{}, Map{}, sizes_of(valid), std::move(grids), halo, nullptr, nullptr};
 }
 
+template <auto kernels>
 std::tuple<Tensor, Tensor> forward(const Tensor& x, std::vector<int64_t> grids, int64_t halo, OptionalTensor valid) {
   const OnDevice device(x);
   RegionStats args = arguments_of(x, std::move(grids), halo, valid);
@@ -16,7 +17,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, std::vector<int64_t> grids, 
   Tensor power = table_like(x, {x.size(0), x.size(1)});
   args.sums = sums.mutable_data_ptr(), args.power = power.mutable_data_ptr();
   Tensor scratch = table_like(x, {region_stats_scratch(args)});
-  region_stats(args, scratch.mutable_data_ptr(), device.stream());
+  kernels(args, scratch.mutable_data_ptr(), device.stream());
   return {sums, power};
 }
 
@@ -34,8 +35,13 @@ Tensor backward(const Tensor& x, const Tensor& grad_sums, const Tensor& grad_pow
 
 }  // namespace
 
-ZIGZAG_CUDA_IMPL(m) {
-  m.impl("region_stats", TORCH_BOX(&forward));
+ZIGZAG_CUDA_IMPL(zigzag_cuda, m) {
+  m.impl("region_stats", TORCH_BOX(&forward<region_stats>));
+  m.impl("region_stats_backward", TORCH_BOX(&backward));
+}
+
+ZIGZAG_CUDA_IMPL(zigzag_hopper, m) {
+  m.impl("region_stats", TORCH_BOX(&forward<region_stats_hopper>));
   m.impl("region_stats_backward", TORCH_BOX(&backward));
 }
 

@@ -42,6 +42,17 @@ struct StatsMemory {
     store(piece, sum);
     store(piece + length, power);
   }
+
+  // Adds to what is kept; the first time, to nothing.
+  template <int V>
+  __device__ void add_up(int column_atom, const Vec<A, V>& sum, const Vec<A, V>& power, bool first) const {
+    A* const piece = pieces + 2 * column_atom * length + threadIdx.x * V;
+    Vec<A, V> all = splat<A, V>(0), all_power = splat<A, V>(0);
+    if (!first) all = load<V>(piece), all_power = load<V>(piece + length);
+    add(all, sum);
+    add(all_power, power);
+    keep(column_atom, all, all_power);
+  }
 };
 
 template <class A>

@@ -47,7 +47,7 @@ inline const void* table(const OptionalTensor& t) { return t.has_value() ? t->co
 }  // namespace zigzag
 
 #ifdef ZIGZAG_EMULATED
-#define ZIGZAG_CUDA_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(zigzag_cuda, CPU, m)
+#define ZIGZAG_CUDA_IMPL(name, m) STABLE_TORCH_LIBRARY_IMPL(name, CPU, m)
 #else
-#define ZIGZAG_CUDA_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(zigzag_cuda, CUDA, m)
+#define ZIGZAG_CUDA_IMPL(name, m) STABLE_TORCH_LIBRARY_IMPL(name, CUDA, m)
 #endif

@@ -2,9 +2,9 @@
 // place of CUDA's. A block's threads are fibers, one running at a time; __syncthreads switches between them. Blocks run
 // one after another, in an order that ZIGZAG_EMULATED_ORDER=reversed turns round: no result may depend on it.
 //
-// What is checked: a barrier that not all threads reach and a vector at an address that is no multiple of its size end
-// the process with a message; built with a sanitizer, every
-// access out of bounds (shared memory included: each block has its own, of the size asked for) and, by the thread
+// What is checked: a barrier that not all threads reach, a vector at an address that is no multiple of its size, and a
+// bulk copy that a GPU would not take or that nobody waits for end the process with a message; built with a sanitizer,
+// every access out of bounds (shared memory included: each block has its own, of the size asked for) and, by the thread
 // sanitizer, every pair of accesses of a block's threads that no barrier separates.
 #pragma once
 
@@ -55,15 +55,44 @@ namespace emulation {
 constexpr size_t kStack = size_t{256} << 10;
 constexpr unsigned kMostThreads = 1024;
 
-enum class State { ready, at_barrier, left };
+enum class State { ready, at_barrier, in_warp, left };  // in_warp: waits for the others of its warp
 
 struct Fiber {
   void* top = nullptr;  // of its stack, while it does not run
   void* stack = nullptr;
   State state = State::left;
   dim3 thread;
+  int exchanges = 0;
   void* tsan = nullptr;
   void* asan = nullptr;
+};
+
+struct Arrival {
+  uint32_t expected;  // bytes that are not there yet
+  uint32_t phase;
+};
+
+// A map as bulk copies see it: bytes of a pixel, columns, rows, images; a copy takes `line` of one and `box` of the other.
+struct TileMap {
+  const unsigned char* data;
+  int64_t sizes[4];
+  int64_t strides[3];  // in bytes
+  int line, box, element;
+};
+
+struct TileCopy {
+  Arrival* arrival;
+  unsigned char* to;
+  const TileMap* map;
+  int channel, column, row, image;
+};
+
+constexpr unsigned kWarp = 32;
+constexpr int kMostCopies = 1024;
+
+// What the threads of a warp hand to each other, the next time in the other half.
+struct Exchange {
+  uint32_t left[2][kWarp][4], right[2][kWarp][2];
 };
 
 struct Machine {
@@ -74,8 +103,12 @@ struct Machine {
   void* shared = nullptr;
   dim3 block, block_size, grid_size;
   // What the thread sanitizer knows as before and after: a block's start, its barriers in turn, its end.
-  char start = 0, barriers[2] = {}, end = 0;
+  char start = 0, barriers[2] = {}, copy_start = 0, end = 0;
   int turn = 0;
+  Exchange exchanges[kMostThreads / kWarp];
+  TileCopy copies[kMostCopies];  // on their way
+  int copying = 0;
+  int64_t copied = 0;            // copies since the process began
 };
 
 inline Machine machine;
@@ -157,7 +190,26 @@ ZIGZAG_SCHEDULER inline void prepare(unsigned threads) {
     const dim3 size = machine.block_size;
     fiber.thread = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
     fiber.state = State::ready;
+    fiber.exchanges = 0;
   }
+}
+
+// Lets those warps go on whose threads have all met; whether there are any.
+ZIGZAG_SCHEDULER inline bool release_warps(unsigned threads) {
+  bool any = false;
+  for (unsigned first = 0; first < threads; first += kWarp) {
+    const unsigned end = first + kWarp < threads ? first + kWarp : threads;
+    unsigned met = 0;
+    for (unsigned i = first; i < end; ++i) met += machine.fibers[i].state == State::in_warp;
+    if (met == 0) continue;
+    if (met < kWarp) {
+      std::fprintf(stderr, "emulation: %u threads of a warp have come to what all of them do together\n", met);
+      std::abort();
+    }
+    for (unsigned i = first; i < end; ++i) machine.fibers[i].state = State::ready;
+    any = true;
+  }
+  return any;
 }
 
 ZIGZAG_SCHEDULER inline void run_block(unsigned threads) {
@@ -171,12 +223,17 @@ ZIGZAG_SCHEDULER inline void run_block(unsigned threads) {
       left += fiber.state == State::left;
     }
     if (left == threads) break;
+    if (release_warps(threads)) continue;
     if (left > 0) {
       std::fprintf(stderr, "emulation: %u of %u threads left while the others wait at a barrier\n", left, threads);
       std::abort();
     }
     for (unsigned i = 0; i < threads; ++i) machine.fibers[i].state = State::ready;
     machine.turn ^= 1;
+  }
+  if (machine.copying > 0) {
+    std::fprintf(stderr, "emulation: a block left before its copies arrived\n");
+    std::abort();
   }
   acquire(machine.end);
 }
@@ -211,6 +268,8 @@ inline void check_aligned(const void* at, size_t bytes) {
 }
 
 }  // namespace emulation
+
+#include "emulated_units.h"
 
 #define threadIdx (emulation::machine.running->thread)
 #define blockIdx (emulation::machine.block)

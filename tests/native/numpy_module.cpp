@@ -1,6 +1,6 @@
-// The emulated CUDA kernels as functions of a Python module, of numpy arrays: see numpy_tensors.h.
+// The emulated CUDA kernels as functions of numpy arrays, a Python module for every library: see numpy_tensors.h.
 #include "numpy_tensors.h"
 
 PYBIND11_MODULE(emulated, m) {
-  for (const auto define : numpy_tensors::parts()) define({m});
+  for (const numpy_tensors::Part& part : numpy_tensors::parts()) part.define({m.def_submodule(part.library)});
 }

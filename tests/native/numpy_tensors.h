@@ -21,10 +21,10 @@ typedef int AOTITorchError;
 #define STD_TORCH_CHECK(condition, ...) \
   if (!(condition)) throw std::invalid_argument(numpy_tensors::joined(__VA_ARGS__))
 #define TORCH_BOX(function) function
-#define STABLE_TORCH_LIBRARY_IMPL(name, key, m)                                            \
-  static void define_operations(numpy_tensors::Library);                                   \
-  static const bool defined = (numpy_tensors::parts().push_back(define_operations), true); \
-  static void define_operations([[maybe_unused]] numpy_tensors::Library m)
+#define STABLE_TORCH_LIBRARY_IMPL(name, key, m)                                                           \
+  static void define_##name(numpy_tensors::Library);                                                      \
+  static const bool name##_is_defined = (numpy_tensors::parts().push_back({#name, define_##name}), true); \
+  static void define_##name([[maybe_unused]] numpy_tensors::Library m)
 
 namespace numpy_tensors {
 
@@ -45,9 +45,14 @@ struct Library {
   }
 };
 
-// What defines the operations of every file.
-inline std::vector<void (*)(Library)>& parts() {
-  static std::vector<void (*)(Library)> all;
+// What defines a file's operations in the module of one library.
+struct Part {
+  const char* library;
+  void (*define)(Library);
+};
+
+inline std::vector<Part>& parts() {
+  static std::vector<Part> all;
   return all;
 }
 

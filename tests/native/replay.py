@@ -20,8 +20,8 @@ def main(folder, calls):
     sys.path.insert(0, folder)
     import emulated
 
-    for name, arguments, expected in pickle.loads(Path(calls).read_bytes()):  # noqa: S301 - the test's own file
-        if not same_bits(getattr(emulated, name)(*arguments), expected):
+    for library, name, arguments, expected in pickle.loads(Path(calls).read_bytes()):  # noqa: S301 - the test's own file
+        if not same_bits(getattr(getattr(emulated, library), name)(*arguments), expected):
             raise SystemExit(f"{name}: another result than the ordinary build's")
 
 

@@ -30,7 +30,7 @@ EAGER = "eager"
 COMPILED = "compiled"
 COMMUTED = "commuted"
 FLOOR = "floor"
-TRITON, CUDA = FUSED = ("triton", "cuda")
+TRITON, CUDA, HOPPER = FUSED = ("triton", "cuda", "hopper")
 """Backends that are sides of their own where they run: `OURS` is the default of them."""
 SIDES = (OURS, *FUSED, EAGER, COMPILED, COMMUTED, FLOOR)
 """All sides of a comparison, in the order of the tables."""

@@ -1,8 +1,8 @@
 """Custom operations: schema, fake kernel, and one boundary of autograd for eager calls and for traces.
 
 Every operation is defined once per backend that has kernels, `torch.ops.zigzag.NAME` being the CPU's,
-`torch.ops.zigzag_triton.NAME` and `torch.ops.zigzag_cuda.NAME` the others': a compiled graph, a profile and a backward
-pass name the backend that they run on.
+`torch.ops.zigzag_triton.NAME`, `torch.ops.zigzag_cuda.NAME` and `torch.ops.zigzag_hopper.NAME` the others': a compiled
+graph, a profile and a backward pass name the backend that they run on.
 
 `torch.library.register_autograd` does not see the tensors in a list with None among them, and costs two trips through
 the dispatcher. Here one `autograd.Function` stands behind both ways into an operation: called eagerly, an `Operation`
@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from zigzag.dispatch import has_kernel
 
-NAMESPACES = {"cpu": "zigzag", "triton": "zigzag_triton", "cuda": "zigzag_cuda"}
+NAMESPACES = {"cpu": "zigzag", "triton": "zigzag_triton", "cuda": "zigzag_cuda", "hopper": "zigzag_hopper"}
 """Where the operations of each backend stand in `torch.ops`."""
 
 _LIBRARIES: dict[str, Any] = {

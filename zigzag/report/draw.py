@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec
 
-from zigzag.bench.workload import COMMUTED, COMPILED, CUDA, EAGER, FLOOR, OURS, SIDES, TRITON
+from zigzag.bench.workload import COMMUTED, COMPILED, CUDA, EAGER, FLOOR, HOPPER, OURS, SIDES, TRITON
 
 # Matplotlib wants real colours while it draws: each stands for a variable of the page until the SVG is written.
 _VARIABLES = {
@@ -29,6 +29,7 @@ _VARIABLES = {
     "#0d0d0d": "fifth",
     "#0e0e0e": TRITON,
     "#0f0f0f": CUDA,
+    "#101010": HOPPER,
 }
 COLOUR = {name: colour for colour, name in _VARIABLES.items()}
 

@@ -5,11 +5,11 @@ STYLE = """
   --paper: #f6f7f9; --panel: #ffffff; --ink: #15191f; --muted: #5c6672; --line: #dfe3e8;
   --good: #0a7d4b; --bad: #c0342b;
   --zigzag: #0f766e; --eager: #d97706; --compiled: #9333ea; --commuted: #2563eb; --floor: #6b7280;
-  --triton: #be185d; --cuda: #4d7c0f;
+  --triton: #be185d; --cuda: #4d7c0f; --hopper: #0e7490;
   --second: #0f766e; --third: #d97706; --fourth: #be185d; --fifth: #2563eb; }
 @media (prefers-color-scheme: dark) { :root { --paper: #0e1116; --panel: #171b22; --ink: #e8ebef; --muted: #98a2ae;
   --line: #2b323c; --good: #3ecf8e; --bad: #ff7a70; --zigzag: #2dd4bf; --eager: #fbb140; --compiled: #c084fc;
-  --commuted: #7aa8ff; --floor: #9aa3af; --triton: #f472b6; --cuda: #a3e635;
+  --commuted: #7aa8ff; --floor: #9aa3af; --triton: #f472b6; --cuda: #a3e635; --hopper: #67e8f9;
   --second: #2dd4bf; --third: #fbb140; --fourth: #f472b6; --fifth: #7aa8ff; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 var(--font); }

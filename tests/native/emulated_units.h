@@ -1,0 +1,119 @@
+// What else a multiprocessor has, for emulation.h, which includes this: tensor cores and bulk copies.
+#pragma once
+
+#include "emulation.h"
+
+namespace emulation {
+
+// --- tensor cores ----------------------------------------------------------------------------------------------------
+
+inline uint32_t to_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return std::isfinite(value) ? (bits + 0x1000u) & ~0x1fffu : bits;
+}
+
+inline double of_tf32(uint32_t bits) {
+  bits &= ~0x1fffu;  // what tensor cores do not read
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// mma.sync.m16n8k8 in tf32: every thread brings its fragments, and takes its sums from everybody's.
+ZIGZAG_SCHEDULER inline void multiply_add(float (&sums)[4], const uint32_t (&left)[4], const uint32_t (&right)[2]) {
+  Fiber& fiber = *machine.running;
+  const unsigned thread = fiber.thread.x + machine.block_size.x * fiber.thread.y, lane = thread % kWarp;
+  Exchange& exchange = machine.exchanges[thread / kWarp];
+  const int turn = fiber.exchanges++ % 2;
+  for (int i = 0; i < 4; ++i) exchange.left[turn][lane][i] = left[i];
+  for (int i = 0; i < 2; ++i) exchange.right[turn][lane][i] = right[i];
+  leave(State::in_warp);
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4, column = lane % 4 * 2 + i % 2;
+    double sum = sums[i];
+    for (unsigned k = 0; k < 8; ++k) {
+      sum += of_tf32(exchange.left[turn][row * 4 + k % 4][k / 4 * 2 + i / 2]) *
+             of_tf32(exchange.right[turn][column * 4 + k % 4][k / 4]);
+    }
+    sums[i] = static_cast<float>(sum);
+  }
+}
+
+// --- bulk copies -----------------------------------------------------------------------------------------------------
+// One arrives when it is waited for, the latest moment that there is; until then NaN stands in its place.
+
+constexpr int kTileAlignment = 128;
+
+inline TileMap tile_map(const void* data, const int64_t (&sizes)[4], const int64_t (&strides)[3], int line, int box,
+                        int element) {
+  check_aligned(data, 16);
+  bool takes = line % 16 == 0 && line <= 256 * element && box >= 1 && box <= 256;
+  int64_t inner = sizes[0], count = 1;
+  for (int i = 0; i < 3; ++i) {
+    takes = takes && strides[i] % 16 == 0 && strides[i] % inner == 0 && strides[i] >= count * inner;
+    inner = strides[i], count = sizes[i + 1];
+  }
+  if (!takes) {
+    std::fprintf(stderr, "emulation: a map that a GPU does not take for bulk copies\n");
+    std::abort();
+  }
+  return {static_cast<const unsigned char*>(data), {sizes[0], sizes[1], sizes[2], sizes[3]},
+          {strides[0], strides[1], strides[2]}, line, box, element};
+}
+
+ZIGZAG_SCHEDULER inline void prepare(Arrival* arrival) { *arrival = {0, 0}; }
+
+inline void publish() {}
+
+ZIGZAG_SCHEDULER inline void expect(Arrival* arrival, int bytes) { arrival->expected += bytes; }
+
+ZIGZAG_SCHEDULER inline void copy_tile(unsigned char* to, const TileMap& map, int channel, int column, int row,
+                                       int image, Arrival* arrival) {
+  check_aligned(to, kTileAlignment);
+  std::memset(to, 0xff, static_cast<size_t>(map.box) * map.line);
+  if (machine.copying == kMostCopies) std::abort();
+  machine.copies[machine.copying++] = {arrival, to, &map, channel, column, row, image};
+  ++machine.copied;
+  release(machine.copy_start);
+}
+
+ZIGZAG_SCHEDULER inline void arrive(const TileCopy& copy) {
+  const TileMap& map = *copy.map;
+  for (int i = 0; i < map.box; ++i) {
+    const int64_t column = copy.column + i, at = copy.channel * map.element;
+    unsigned char* const to = copy.to + static_cast<size_t>(i) * map.line;
+    if (column < map.sizes[1] && copy.row < map.sizes[2] && at + map.line <= map.sizes[0]) {
+      const int64_t pixel = copy.image * map.strides[2] + copy.row * map.strides[1] + column * map.strides[0];
+      std::memcpy(to, map.data + pixel + at, map.line);
+    } else {
+      std::memset(to, 0, map.line);
+    }
+  }
+  copy.arrival->expected -= static_cast<uint32_t>(map.box * map.line);
+}
+
+// Whoever waits first finds the copies made.
+ZIGZAG_SCHEDULER inline void await(Arrival* arrival, unsigned parity) {
+  acquire(*reinterpret_cast<char*>(arrival));
+  if ((arrival->phase & 1) != parity) return;
+  acquire(machine.copy_start);  // of the copies alone: who finds them made knows nothing of what was asked for later
+  const uint32_t expected = arrival->expected;
+  int others = 0;
+  for (int i = 0; i < machine.copying; ++i) {
+    if (machine.copies[i].arrival == arrival) {
+      arrive(machine.copies[i]);
+    } else {
+      machine.copies[others++] = machine.copies[i];
+    }
+  }
+  machine.copying = others;
+  if (expected == 0 || arrival->expected != 0) {
+    std::fprintf(stderr, "emulation: a wait for a copy that is not on its way\n");
+    std::abort();
+  }
+  ++arrival->phase;
+  release(*reinterpret_cast<char*>(arrival));
+}
+
+}  // namespace emulation
