@@ -40,7 +40,7 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "dense_pathway_backward": {"ROWS": 16, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 8},
         "dense_pathway_backward.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
         "dense_pathway_backward.add": {"CHANNELS": 64, "num_warps": 2},
-        "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},
+        "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 4, "CHANNELS": 64, "num_warps": 1},
         "dense_pathway_backward.gather.contiguous": {"ROWS": 8, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 4},
         "position_sensitive_pool": {"CHANNELS": 64, "num_warps": 4},
         "position_sensitive_pool_backward": {"COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},

@@ -183,7 +183,7 @@ def _geometry(sums: Tensor, grids: list[int], groups: int) -> tuple[tuple[Any, .
     cells = power_of_two(rows, 16)
     sizes = channels, channels // groups, rows, grids[0] ** 2, sums.stride(0), sums.stride(1)
     first = [sum(k * k for k in grids[:g]) for g in range(len(grids))]
-    options = tiles("region_norm", sums, 16)
+    options = tiles("region_norm", sums, 8)
     options["CHUNK"], options["ROWS"] = min(options["CHUNK"], cells), min(options["ROWS"], cells)
     return sizes, {"GRIDS": tuple(zip(grids, first, strict=True)), "CELLS": cells, **options}
 
