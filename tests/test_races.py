@@ -43,6 +43,7 @@ CASES = {
     "region_codes": [
         CodesCase((2, 16, 9, 7), pool="mean"),
         CodesCase((1, 5, 4, 3), weight_layout="channels_last", padded=True),
+        CodesCase((2, 16, 9, 7), torch.float16),
     ],
     "region_norm": [NormCase((2, 24, 9, 7), groups=4), NormCase((2, 24, 9, 7), codes_dtype=None, groups=4)],
     "dense_pathway": [
