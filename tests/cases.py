@@ -214,6 +214,9 @@ def codes_cases():
         yield CodesCase(SMALL, torch.float64, torch.float64, layout, padded=True)
     for dtype in (torch.bfloat16, torch.float16):
         yield from (CodesCase(SMALL, weight_dtype=dtype, pool=pool, padded=True) for pool in ("sum", "mean"))
+        for layout in LAYOUTS[:2]:  # whole 16-byte accesses, of few rows and of many
+            yield CodesCase((2, 16, 8, 6), weight_dtype=dtype, weight_layout=layout, grids=(1, 2), pool="mean")
+            yield CodesCase((3, 48, 9, 7), weight_dtype=dtype, weight_layout=layout, padded=True)
     yield CodesCase((1, 256, 15, 15), grids=(3,), pool="mean")
     yield CodesCase((11, 5, 8, 7), grids=(7,), pool="mean")  # N*K*K is more than one part of a long sum
 

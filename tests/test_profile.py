@@ -283,7 +283,8 @@ class TestCapture:
         call = capture.capture(lambda: step(neck, maps()), "region_stats", 1)
         capture.save(path, call)
         assert "--runs must be 1 or more, got 0" in self.refused(capsys, path, "--runs", "0")
-        assert "--backend must be one of cpu, cuda, hopper, triton, got 'gpu'" in self.refused(capsys, path, "--backend", "gpu")
+        refused = self.refused(capsys, path, "--backend", "gpu")
+        assert "--backend must be one of cpu, cuda, hopper, triton, got 'gpu'" in refused
         whole = path.read_bytes()
         for length in (0, 10, len(whole) // 2, len(whole) - 1):
             path.write_bytes(whole[:length])

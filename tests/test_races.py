@@ -43,7 +43,7 @@ CASES = {
     "region_codes": [
         CodesCase((2, 16, 9, 7), pool="mean"),
         CodesCase((1, 5, 4, 3), weight_layout="channels_last", padded=True),
-        CodesCase((2, 16, 9, 7), torch.float16),
+        CodesCase((2, 16, 9, 7), weight_dtype=torch.float16),
     ],
     "region_norm": [NormCase((2, 24, 9, 7), groups=4), NormCase((2, 24, 9, 7), codes_dtype=None, groups=4)],
     "dense_pathway": [
@@ -59,8 +59,8 @@ CASES = {
 }  # fmt: skip
 
 
-BULK = [StatsCase((2, 64, 40, 7), dtype, "channels_last", padded=True) for dtype in VALUES]
-"""What bulk copies take: more rows than are on their way at once."""
+BULK = [StatsCase((1, 64, 119, 3), dtype) for dtype in VALUES] + [StatsCase((2, 64, 9, 7), torch.float16, padded=True)]
+"""What bulk copies take: more rows of an atom than are on their way at once, images of their own sizes."""
 
 
 class Recorder(TorchDispatchMode):
