@@ -34,6 +34,15 @@ inline decltype(&cuTensorMapEncodeTiled) tile_encoder(const char* what) {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
+inline bool has_bulk_copies(const char* what) {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), what);
+  // The driver's function wants the device's context, which a thread that has launched nothing may not have yet.
+  check(cudaSetDevice(device), what);
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), what);
+  return major >= 9;
+}
+
 // Sizes: bytes of a pixel, columns, rows, images; strides in bytes from the columns' on. A copy takes `line` bytes of
 // `box` neighbouring pixels.
 inline TileMap tile_map(const char* what, const void* data, const int64_t (&sizes)[4], const int64_t (&strides)[3],
@@ -110,6 +119,8 @@ using emulation::kTileAlignment;
 using emulation::prepare;
 using emulation::publish;
 using emulation::TileMap;
+
+inline bool has_bulk_copies(const char*) { return true; }
 
 inline TileMap tile_map(const char*, const void* data, const int64_t (&sizes)[4], const int64_t (&strides)[3], int line,
                         int box, int element) {

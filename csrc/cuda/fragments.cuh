@@ -1,6 +1,7 @@
 // Products of region_codes on tensor cores, where weights, or what is computed, have two bytes. They multiply in tf32,
 // ten bits after the point: a weight of two bytes has no more, and a float is taken in two parts, which have 21
-// together, so that results are as exact as those of products.cuh's tiles.
+// together. What is added is cut off where products.cuh's tiles round: some 1e-7 of a sum, far below a step of such a
+// type.
 #pragma once
 
 #include "device.cuh"
@@ -22,7 +23,8 @@ __device__ __forceinline__ uint32_t to_tf32(float value) {
 // A warp's 16 x 8 of sums += 16 x 8 times 8 x 8. Thread 4i + j has rows i and i + 8: of the sums columns 2j and 2j + 1,
 // of the left factor columns j and j + 4, row by row; of the right one rows j and j + 4 of column i.
 __device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32_t (&left)[4], const uint32_t (&right)[2]) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right[0]), "r"(right[1]));
@@ -32,7 +34,8 @@ using emulation::multiply_add;
 using emulation::to_tf32;
 #endif
 
-// Both parts of a float; what has no second part (infinity, too) has 0.
+// Both parts of a float; what has no second part has 0. An infinite factor makes NaN of a sum, as some part of the
+// other factor is 0.
 __device__ __forceinline__ void split(float value, uint32_t& high, uint32_t& low) {
   high = to_tf32(value);
   const float near = __builtin_bit_cast(float, high);

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, 3) stats_rows_bulk(const __grid_cons
     fetch_row(map, copies, at, row, width, ring + stage * copies.bytes(), arrivals + stage);
   };
   if (thread == 0) {
-    for (int i = 0; i < copies.stages; ++i) prepare(arrivals + i);
+    for (int i = 0; i < kStages; ++i) prepare(arrivals + i);
     publish();
     for (int row = first; row < end && row < first + copies.stages; ++row) fetch(row);
   }
@@ -90,7 +90,8 @@ bool tiles(const Map& x, int64_t (&strides)[3]) {
   const int64_t sw = x.w > 1 ? x.sw : x.c, sh = x.h > 1 ? x.sh : x.w * sw, sn = x.n > 1 ? x.sn : x.h * sh;
   strides[0] = sw * sizeof(T), strides[1] = sh * sizeof(T), strides[2] = sn * sizeof(T);
   const bool nested = sw % x.c == 0 && sw > 0 && sh % sw == 0 && sh >= x.w * sw && sn % sh == 0 && sn >= x.h * sh;
-  return x.n > 0 && nested && packs(x, kFull<T>, sizeof(T)) && x.c * sizeof(T) % kLine == 0;
+  return x.n > 0 && x.w * kLine <= static_cast<int64_t>(kShared) && nested && packs(x, kFull<T>, sizeof(T)) &&
+         x.c * sizeof(T) % kLine == 0;
 }
 
 template <class T>
@@ -112,7 +113,7 @@ RowCopies copies_of(const StatsShape& s) {
 template <class T>
 bool forward(const RegionStats& args, StatsShape s, void* scratch, cudaStream_t stream) {
   int64_t strides[3];
-  if (!tiles<T>(args.x, strides)) return false;
+  if (!tiles<T>(args.x, strides) || !has_bulk_copies("region_stats")) return false;
   const RowCopies copies = copies_of<T>(s);
   if (bulk_bytes<T>(s, copies) > kShared) return false;
   constexpr int lanes = kLine / 16, element = sizeof(T);

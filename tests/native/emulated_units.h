@@ -20,6 +20,12 @@ inline double of_tf32(uint32_t bits) {
   return value;
 }
 
+// Toward zero, as tensor cores add.
+inline float cut_off(double value) {
+  const float near = static_cast<float>(value);
+  return std::fabs(near) > std::fabs(value) ? std::nextafterf(near, 0.f) : near;
+}
+
 // mma.sync.m16n8k8 in tf32: every thread brings its fragments, and takes its sums from everybody's.
 ZIGZAG_SCHEDULER inline void multiply_add(float (&sums)[4], const uint32_t (&left)[4], const uint32_t (&right)[2]) {
   Fiber& fiber = *machine.running;
@@ -36,7 +42,7 @@ ZIGZAG_SCHEDULER inline void multiply_add(float (&sums)[4], const uint32_t (&lef
       sum += of_tf32(exchange.left[turn][row * 4 + k % 4][k / 4 * 2 + i / 2]) *
              of_tf32(exchange.right[turn][column * 4 + k % 4][k / 4]);
     }
-    sums[i] = static_cast<float>(sum);
+    sums[i] = cut_off(sum);
   }
 }
 
@@ -62,7 +68,7 @@ inline TileMap tile_map(const void* data, const int64_t (&sizes)[4], const int64
           {strides[0], strides[1], strides[2]}, line, box, element};
 }
 
-ZIGZAG_SCHEDULER inline void prepare(Arrival* arrival) { *arrival = {0, 0}; }
+inline void prepare(Arrival* arrival) { *arrival = {0, 0}; }
 
 inline void publish() {}
 
@@ -94,7 +100,7 @@ ZIGZAG_SCHEDULER inline void arrive(const TileCopy& copy) {
 }
 
 // Whoever waits first finds the copies made.
-ZIGZAG_SCHEDULER inline void await(Arrival* arrival, unsigned parity) {
+ZIGZAG_SCHEDULER inline void make_copies(Arrival* arrival, unsigned parity) {
   acquire(*reinterpret_cast<char*>(arrival));
   if ((arrival->phase & 1) != parity) return;
   acquire(machine.copy_start);  // of the copies alone: who finds them made knows nothing of what was asked for later
@@ -114,6 +120,12 @@ ZIGZAG_SCHEDULER inline void await(Arrival* arrival, unsigned parity) {
   }
   ++arrival->phase;
   release(*reinterpret_cast<char*>(arrival));
+}
+
+// Who waits reads what `prepare` wrote: a barrier has to stand between them.
+inline void await(Arrival* arrival, unsigned parity) {
+  (void)*const_cast<volatile uint32_t*>(&arrival->phase);
+  make_copies(arrival, parity);
 }
 
 }  // namespace emulation
