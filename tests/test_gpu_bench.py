@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -174,3 +176,12 @@ def test_jobs_report_how_they_ended(benchmark_of, monkeypatch, tmp_path, code, l
     assert last == ("fine" if state == 0 else "")
     missing = gpu.run(gpu.Job("part", "none", [str(tmp_path / "nothing")]), limit, {})
     assert missing[0] == 127
+
+
+def test_the_sanitizers_run_both_backends_of_csrc_cuda(benchmark_of):
+    gpu = benchmark_of("gpu")
+    words = gpu.sanitizer("memcheck")
+    command = [sys.executable, "-m", "pytest", "--collect-only", *words[words.index("pytest") + 1 :]]
+    found = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True).stdout
+    names = set(re.findall(r"test_gradients\[\S*?(cpu|cuda|hopper|triton|reference)-", found))
+    assert names == {"cuda", "hopper"}
