@@ -27,7 +27,7 @@ class Backend:
         device: the type of the devices that it runs on; None for all of them.
         check: finds out why it cannot run here, one sentence; None where it can. Asked once, when it is needed.
         dtypes: what it takes; None for float64, float32, bfloat16 and float16.
-        otherwise: the backend that runs what this one has no kernels for; None where nothing does.
+        otherwise: the backend whose kernels run what this one has none for, maps included; None where nothing does.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Backend:
     def __str__(self) -> str:
         where = f"{self.device} tensors" if self.device else "tensors on every device"
         if self.otherwise is not None:
-            where += f"; what it has no kernels for, {self.otherwise} runs"
+            where += f"; the rest, and maps that its kernels do not take, {self.otherwise} runs"
         return f"{self.name}: runs on {where}" if self.available else f"{self.name}: cannot run: {self.reason}"
 
 
@@ -148,7 +148,7 @@ def _why_no_cuda() -> str | None:
 def _why_no_hopper() -> str | None:
     reason = _why_no_cuda()
     if reason is None and min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))) < (9, 0):
-        reason = "needs a GPU of compute capability 9.0 or later"
+        reason = "needs all GPUs that torch sees to be of compute capability 9.0 or later"
     return reason
 
 

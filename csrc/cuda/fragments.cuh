@@ -34,8 +34,8 @@ using emulation::multiply_add;
 using emulation::to_tf32;
 #endif
 
-// Both parts of a float; what has no second part has 0. An infinite factor makes NaN of a sum, as some part of the
-// other factor is 0.
+// Both parts of a float; what has no second part has 0. An infinite float that is split may make NaN of a sum, as a
+// part that it meets, or its own second part, is 0.
 __device__ __forceinline__ void split(float value, uint32_t& high, uint32_t& low) {
   high = to_tf32(value);
   const float near = __builtin_bit_cast(float, high);
