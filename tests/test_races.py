@@ -11,6 +11,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import sysconfig
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,10 @@ MODULE = Path(os.environ.get("ZIGZAG_RACES_MODULE", ROOT / "build" / "races"))
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 
 pytestmark = [
-    pytest.mark.skipif(not list(MODULE.glob("emulated*.so")), reason="make sanitize builds the module for this test"),
+    pytest.mark.skipif(
+        not (MODULE / f"emulated{sysconfig.get_config_var('EXT_SUFFIX')}").exists(),
+        reason="make sanitize builds the module for this test",
+    ),
     pytest.mark.skipif(zigzag.backends()["cuda"].device != "cpu", reason="the emulated CUDA kernels are not loaded"),
 ]
 
