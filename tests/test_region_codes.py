@@ -6,7 +6,6 @@ import pytest
 import torch
 from cases import GRIDS, CodesCase, codes_cases
 from checks import check_forward, check_gradcheck, check_gradients
-from conftest import able
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,16 +27,16 @@ def test_gradients(case, backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_narrow_weights_cost_cuda_no_digits_of_what_is_wide(dtype):
+@pytest.mark.parametrize("compiled", ["cuda"], indirect=True)
+def test_narrow_weights_cost_cuda_no_digits_of_what_is_wide(dtype, compiled):
     """The gradient of the sums is float32: the same from narrow weights as from their values in float32."""
-    backend = able("cuda")
     case = CodesCase((2, 32, 9, 7), weight_dtype=dtype, pool="mean")
     tensors = case.problem().tensors
     gradients = []
     for wide in (False, True):
         sums = tensors["sums"].detach().requires_grad_()
         weights = {name: x.float() if wide else x for name, x in tensors.items() if name != "sums"}
-        (codes,) = case.call(backend.region_codes, {"sums": sums, **weights})
+        (codes,) = case.call(compiled.region_codes, {"sums": sums, **weights})
         gradients += torch.autograd.grad(codes, sums, torch.ones_like(codes))
     narrow, exact = (gradient.double() for gradient in gradients)
     assert (narrow - exact).norm() < 2**-19 * exact.norm()

@@ -9,8 +9,8 @@
 namespace zigzag {
 namespace cuda {
 
-constexpr int kFragmentThreads = 256;
-constexpr int kFragmentDepth = 32;  // terms between two barriers; so many are summed before they are added to the rest
+constexpr int kProductThreads = 256;
+constexpr int kDepth = 32;  // terms of a sum between two barriers; here so many are summed before they join the rest
 
 #ifdef __CUDACC__
 // Rounded to nearest, as the bits of a float.
@@ -46,8 +46,8 @@ __device__ __forceinline__ void split(float value, uint32_t& high, uint32_t& low
 // that the threads of a warp read a fragment from 32 banks.
 template <bool deep, int outer>
 struct FragmentTile {
-  static constexpr int step = deep ? kFragmentDepth + 4 : outer + 8;
-  static constexpr int values = (deep ? outer : kFragmentDepth) * step;
+  static constexpr int step = deep ? kDepth + 4 : outer + 8;
+  static constexpr int values = (deep ? outer : kDepth) * step;
 
   static __device__ __forceinline__ int at(int k, int o) { return deep ? o * step + k : k * step + o; }
 };
@@ -56,15 +56,15 @@ struct FragmentTile {
 template <class T, bool deep, int outer>
 struct Share {
   static constexpr int V = kFull<T>;
-  static constexpr int along = (deep ? kFragmentDepth : outer) / V, across = deep ? outer : kFragmentDepth;
-  static constexpr int count = (along * across + kFragmentThreads - 1) / kFragmentThreads;
+  static constexpr int along = (deep ? kDepth : outer) / V, across = deep ? outer : kDepth;
+  static constexpr int count = (along * across + kProductThreads - 1) / kProductThreads;
   Pack<T, V> packs[count];
 
   __device__ __forceinline__ void fetch(const T* from, int64_t step, int64_t first_outer, int64_t end_outer,
                                         int64_t first_k, int64_t end_k) {
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      const int item = threadIdx.x + i * kFragmentThreads, near = item % along * V, far = item / along;
+      const int item = threadIdx.x + i * kProductThreads, near = item % along * V, far = item / along;
       const int64_t k = first_k + (deep ? near : far), o = first_outer + (deep ? far : near);
       packs[i] = Pack<T, V>{};
       if (far < across && k < end_k && o < end_outer) {
@@ -76,7 +76,7 @@ struct Share {
   __device__ __forceinline__ void put(float* tile) const {
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      const int item = threadIdx.x + i * kFragmentThreads, near = item % along * V, far = item / along;
+      const int item = threadIdx.x + i * kProductThreads, near = item % along * V, far = item / along;
       if (far < across)
         store(tile + FragmentTile<deep, outer>::at(deep ? near : far, deep ? far : near), widen<T, V>(packs[i]));
     }
@@ -90,7 +90,7 @@ __device__ __forceinline__ void multiply_tile(const float* left, const float* ri
   const int lane = threadIdx.x % 32, outer = lane / 4, inner = lane % 4;
   float sums[count][4] = {};
 #pragma unroll
-  for (int k = inner; k < kFragmentDepth; k += 8) {
+  for (int k = inner; k < kDepth; k += 8) {
     uint32_t high[4], low[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

@@ -8,8 +8,6 @@
 namespace zigzag {
 namespace cuda {
 
-constexpr int kProductThreads = 256;
-constexpr int kDepth = 32;    // terms of a sum between two barriers
 constexpr int kShort = 8;     // terms that are summed before they are added to the rest: float32 errs less
 constexpr int kPart = 512;    // terms of a part, where a sum is cut
 constexpr int kColumns = 64;  // of a tile
@@ -129,9 +127,9 @@ __global__ void __launch_bounds__(kProductThreads, 2)
 
 // The same on tensor cores. A tile is on its way from memory while the one before it is multiplied.
 template <class L, class R, class O, bool left_deep, bool right_deep, int kRows>
-__global__ void __launch_bounds__(kFragmentThreads, 2)
+__global__ void __launch_bounds__(kProductThreads, 2)
     multiply_fragments(const __grid_constant__ Products<L, R, O> products) {
-  constexpr int row_warps = kRows / 16, column_warps = kFragmentThreads / 32 / row_warps;
+  constexpr int row_warps = kRows / 16, column_warps = kProductThreads / 32 / row_warps;
   constexpr int count = kColumns / 8 / column_warps;
   alignas(16) __shared__ float left[FragmentTile<left_deep, kRows>::values];
   alignas(16) __shared__ float right[FragmentTile<right_deep, kColumns>::values];
@@ -146,12 +144,12 @@ __global__ void __launch_bounds__(kFragmentThreads, 2)
   };
   float total[count][4] = {};
   fetch(tile.first_k);
-  for (int64_t k = tile.first_k; k < tile.end_k; k += kFragmentDepth) {
+  for (int64_t k = tile.first_k; k < tile.end_k; k += kDepth) {
     __syncthreads();
     next_left.put(left);
     next_right.put(right);
     __syncthreads();
-    fetch(k + kFragmentDepth);
+    fetch(k + kDepth);
     multiply_tile<left_deep, right_deep, kRows, kColumns, sizeof(R) == 2>(left, right, row, column, total);
   }
   const int lane = threadIdx.x % 32;
