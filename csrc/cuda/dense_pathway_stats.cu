@@ -10,8 +10,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kPixels = 2;                   // of a row that a thread takes at once
-constexpr size_t kThird = size_t{75} << 10;  // of the shared memory of a multiprocessor, so that it runs three blocks
+constexpr int kPixels = 2;  // of a row that a thread takes at once
 
 // The value that a map of T keeps.
 template <class T, int V>

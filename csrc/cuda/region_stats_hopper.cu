@@ -9,10 +9,9 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLine = 128;                   // bytes of a pixel that a block takes
-constexpr int kBox = 256;                    // pixels of a copy at most
-constexpr int kStages = 4;                   // rows on their way at most
-constexpr size_t kRoomy = size_t{75} << 10;  // three blocks of such share an H100's multiprocessor
+constexpr int kLine = 128;  // bytes of a pixel that a block takes
+constexpr int kBox = 256;   // pixels of a copy at most
+constexpr int kStages = 4;  // rows on their way at most
 
 // How rows come: in `boxes` copies of `box` pixels, `stages` rows at once.
 struct RowCopies {
@@ -105,7 +104,7 @@ template <class T>
 RowCopies copies_of(const StatsShape& s) {
   const int boxes = static_cast<int>(ceil_div(s.width, kBox));
   RowCopies copies = {static_cast<int>(ceil_div(s.width, boxes)), boxes, kStages};
-  while (copies.stages > 2 && bulk_bytes<T>(s, copies) > kRoomy) --copies.stages;
+  while (copies.stages > 2 && bulk_bytes<T>(s, copies) > kThird) --copies.stages;
   return copies;
 }
 

@@ -8,6 +8,8 @@
 namespace zigzag {
 namespace cuda {
 
+constexpr size_t kThird = size_t{75} << 10;  // of the shared memory of a multiprocessor, so that it runs three blocks
+
 struct StatsShape {
   Cuts cuts, column_cuts;
   Sizes sizes;
