@@ -328,6 +328,9 @@ NECK = [
     ({"gain": "a"}, TypeError, "gain", "'a'"),
     ({"gain": float("nan")}, ValueError, "gain", "nan"),
     ({"gain": -float("inf")}, ValueError, "gain", "-inf"),
+    ({"context_scale": None}, TypeError, "context_scale", "None"),
+    ({"context_shift": True}, TypeError, "context_shift", "True"),
+    ({"context_scale": float("nan")}, ValueError, "context_scale", "nan"),
     ({"fusion_norm": 1}, TypeError, "fusion_norm", "1"),
     ({"kernel_size": [3]}, ValueError, "kernel_size", "[3]"),
 ]

@@ -136,11 +136,37 @@ def test_result_is_of_the_kind_of_the_features(kind):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_the_table_of_the_specification(preset):
-    table = {"stable": ("mean", True, True, 0.1, "linear"), "paper": ("sum", False, False, None, "linear")}
+    table = {
+        "gated": ("mean", True, True, 1.0, "linear"),  # the specification's "stable" from other initial values
+        "stable": ("mean", True, True, 0.1, "linear"),
+        "paper": ("sum", False, False, None, "linear"),
+    }
     config = ZigZagNeck((4, 4), 8, preset=preset, norm_groups=2).config
     fields = (config.pool, config.fusion_norm, config.context_norm, config.gain, config.resize)
     assert fields == table[preset]
     assert (config.stages, config.grids, config.kernel_size, config.combine) == (3, (3, 5, 7), 3, "product")
+
+
+def test_contexts_start_where_the_preset_says():
+    for preset, start in (("stable", (1.0, 0.0)), ("gated", (0.3, 1.0))):
+        module = ZigZagNeck((4, 4), 8, preset=preset, norm_groups=2)
+        norms = [step.context_norm for step in module.modules() if getattr(step, "context_norm", None) is not None]
+        assert len(norms) == 6  # of two levels, the one that a sweep begins with, in three sweeps down and three up
+        assert all((norm.weight == start[0]).all() and (norm.bias == start[1]).all() for norm in norms)
+
+
+def test_gated_contexts_begin_as_one_plus_their_sum():
+    """To first order in their deviation from 1, so that every source is heard and none is silenced by another."""
+    config = ZigZagNeck((4, 4, 4, 4), 8, preset="gated", norm_groups=2).config
+    generator = torch.Generator().manual_seed(0)
+    base = torch.zeros(1, 8, 9, 9, dtype=torch.float64)
+    small = [1e-4 * normal(generator, 1, 8, 9, 9, dtype=torch.float64) for _ in range(3)]
+    table = torch.full((1, 8), config.context_shift, dtype=torch.float64)
+    scale = torch.full((1, 8), config.context_scale, dtype=torch.float64)
+    gain = torch.full((8,), config.gain, dtype=torch.float64)
+    context = zigzag.ops.dense_pathway(base, small, source_affine=[(scale, table)] * 3, gain=gain)
+    expected = 1 + config.context_scale * sum(small)
+    assert (context - expected).abs().max() < 1e-7
 
 
 def test_fields_of_a_preset_can_be_given_alone():

@@ -1,4 +1,4 @@
-"""What a neck computes: the fields of `NeckConfig` and the two presets (spec section 3)."""
+"""What a neck computes: the fields of `NeckConfig` and the presets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +28,12 @@ class NeckConfig:
         pool: what is taken over a cell, its mean or its sum.
         fusion_norm: GroupNorm between a fusion convolution (which then has no bias) and its ReLU.
         context_norm: GroupNorm on R, the encoded region context.
+        fusion_identity: an identity is added to a fusion convolution's random weights before training, so that a map
+            goes through the stages as itself at first.
         norm_groups: groups of every GroupNorm.
         gain: initial value of the learned gain (C,) on the combined context; None for no gain.
+        context_scale: initial scale of the GroupNorm on R.
+        context_shift: initial shift of the GroupNorm on R. A product of contexts around 1 begins as 1 plus their sum.
         resize: "linear" (bilinear up, area mean down) or "nearest".
         combine: what joins the contexts of several levels, their product (the paper) or their sum.
         strides: pixels per step of every level; () stands for 4, 8, 16, ...
@@ -54,9 +58,12 @@ class NeckConfig:
     lateral_kernel_size: int = 3
     pool: Pool = "mean"
     fusion_norm: bool = True
+    fusion_identity: bool = False
     context_norm: bool = True
     norm_groups: int = 32
     gain: float | None = 0.1
+    context_scale: float = 1.0
+    context_shift: float = 0.0
     resize: Resize = "linear"
     combine: Combine = "product"
     strides: tuple[int, ...] = ()
@@ -85,14 +92,21 @@ class NeckConfig:
             value = getattr(self, name)
             _require(type(value) is int, name, value, "an integer", TypeError)
             _require(value >= 1, name, value, "an integer >= 1")
-        for name in ("fusion_norm", "context_norm", "dense", "exchange", "fusion", "bottom_up"):
+        for name in ("fusion_norm", "fusion_identity", "context_norm", "dense", "exchange", "fusion", "bottom_up"):
             value = getattr(self, name)
             _require(isinstance(value, bool), name, value, "True or False", TypeError)
         count = self.outputs is None or (type(self.outputs) is int and 1 <= self.outputs <= self.levels)
         _require(count, "outputs", self.outputs, f"an integer from 1 to {self.levels}, or None")
-        number = self.gain is None or (isinstance(self.gain, float | int) and not isinstance(self.gain, bool))
-        _require(number, "gain", self.gain, "a number or None", TypeError)
-        _require(self.gain is None or isfinite(self.gain), "gain", self.gain, "finite")
+        for name, wanted in (
+            ("gain", "a number or None"),
+            ("context_scale", "a number"),
+            ("context_shift", "a number"),
+        ):
+            value = getattr(self, name)
+            if name != "gain" or value is not None:
+                number = isinstance(value, float | int) and not isinstance(value, bool)
+                _require(number, name, value, wanted, TypeError)
+                _require(isfinite(value), name, value, "finite")
         for name, allowed in _ALLOWED.items():
             value = getattr(self, name)
             _require(value in allowed, name, value, " or ".join(map(repr, allowed)))
@@ -126,8 +140,10 @@ def _require(condition: object, name: str, value: object, expected: str, error: 
         raise error(f"{name} must be {expected}, got {value!r}")
 
 
+_NORMALISED = {"pool": "mean", "fusion_norm": True, "context_norm": True, "resize": "linear"}
 PRESETS: dict[str, dict[str, Any]] = {
-    "stable": {"pool": "mean", "fusion_norm": True, "context_norm": True, "gain": 0.1, "resize": "linear"},
+    "gated": {**_NORMALISED, "gain": 1.0, "context_scale": 0.3, "context_shift": 1.0, "fusion_identity": True},
+    "stable": {**_NORMALISED, "gain": 0.1},
     "paper": {"pool": "sum", "fusion_norm": False, "context_norm": False, "gain": None, "resize": "linear"},
 }
 

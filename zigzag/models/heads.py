@@ -17,7 +17,7 @@ class SegmentationHead(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.classifier = nn.Conv2d(channels, classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.kaiming_normal_(self.classifier.weight, nonlinearity="linear")  # smaller, and the neck learns late
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, finest: Tensor, size: tuple[int, int]) -> Tensor:

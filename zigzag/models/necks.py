@@ -21,15 +21,16 @@ class NeckOptions:
         kind: "zigzag"; "eager", the same network by its literal equations in stock PyTorch; or "fpn", torchvision's
             FeaturePyramidNetwork.
         channels: of every map.
-        preset: "stable" or "paper".
+        preset: "gated", "stable" or "paper".
         scheme: one of the paper's Figure 1: "top_down", "dense_top_down", "successive", "zigzag".
-        stages, grids, kernel_size, lateral_kernel_size, pool, fusion_norm, context_norm, norm_groups, gain, resize,
-            combine, context, dense, exchange, fusion, bottom_up: as `zigzag.config.NeckConfig`'s.
+        stages, grids, kernel_size, lateral_kernel_size, pool, fusion_norm, fusion_identity, context_norm, norm_groups,
+            gain, context_scale, context_shift, resize, combine, context, dense, exchange, fusion, bottom_up: as
+            `zigzag.config.NeckConfig`'s.
     """
 
     kind: Literal["zigzag", "eager", "fpn"] = "zigzag"
     channels: int = 256
-    preset: Literal["stable", "paper"] = "stable"
+    preset: Literal["gated", "stable", "paper"] = "stable"
     scheme: Literal["top_down", "dense_top_down", "successive", "zigzag"] = "zigzag"
     stages: int | None = None
     grids: tuple[int, ...] | None = None
@@ -37,9 +38,12 @@ class NeckOptions:
     lateral_kernel_size: int | None = None
     pool: Pool | None = None
     fusion_norm: bool | None = None
+    fusion_identity: bool | None = None
     context_norm: bool | None = None
     norm_groups: int | None = None
     gain: float | None = None
+    context_scale: float | None = None
+    context_shift: float | None = None
     resize: Resize | None = None
     combine: Combine | None = None
     context: Context | None = None

@@ -45,6 +45,9 @@ class Fusion(nn.Module):
         channels = config.out_channels
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not config.fusion_norm)
         self.norm = nn.GroupNorm(config.norm_groups, channels) if config.fusion_norm else None
+        if config.fusion_identity:
+            with torch.no_grad():
+                self.conv.weight[:, :, 1, 1] += torch.eye(channels)
 
     def forward(self, merged: Tensor, valid: Tensor | None) -> tuple[Tensor, Affine | None]:
         """From F^d + F^u (N, C, H, W): the convolution's result, and the norm folded to scale and shift."""
@@ -80,6 +83,9 @@ class Step(nn.Module):
         self.gain = None if gain is None else nn.Parameter(torch.full((channels,), gain))
         self.context = context_of(config) if is_source else None
         self.context_norm = nn.GroupNorm(config.norm_groups, channels) if has_norm else None
+        if self.context_norm is not None:
+            nn.init.constant_(self.context_norm.weight, config.context_scale)
+            nn.init.constant_(self.context_norm.bias, config.context_shift)
 
     def forward(
         self, x: Tensor, sources: Sequence[Source], valid: Tensor | None, residual: Tensor | None
@@ -176,7 +182,7 @@ class ZigZagNeck(nn.Module):
     Args:
         in_channels: channels of every backbone map, finest level first; at least two.
         out_channels: C.
-        preset: "stable" or "paper", the values that fields not given have (`zigzag.config.PRESETS`).
+        preset: "gated", "stable" or "paper", the values that fields not given have (`zigzag.config.PRESETS`).
         stages: T, how often context runs down and up.
         fields: any other field of `zigzag.config.NeckConfig`.
 
