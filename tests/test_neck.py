@@ -155,6 +155,20 @@ def test_contexts_start_where_the_preset_says():
         assert all((norm.weight == start[0]).all() and (norm.bias == start[1]).all() for norm in norms)
 
 
+def test_fusions_start_with_an_identity_where_the_preset_says():
+    weights = {}
+    for identity in (False, True):
+        torch.manual_seed(0)
+        module = ZigZagNeck((4, 4), 8, preset="gated", norm_groups=2, fusion_identity=identity)
+        weights[identity] = {name: value for name, value in module.named_parameters() if "conv.weight" in name}
+    added = torch.zeros(8, 8, 3, 3)
+    added[:, :, 1, 1] = torch.eye(8)
+    for name, weight in weights[True].items():
+        fused = ".fusion." in name or name.startswith("output.")
+        assert torch.equal(weight, weights[False][name] + (added if fused else 0)), name
+    assert sum(".fusion." in name or name.startswith("output.") for name in weights[True]) == 10
+
+
 def test_gated_contexts_begin_as_one_plus_their_sum():
     """To first order in their deviation from 1, so that every source is heard and none is silenced by another."""
     config = ZigZagNeck((4, 4, 4, 4), 8, preset="gated", norm_groups=2).config
