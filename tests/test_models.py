@@ -306,3 +306,19 @@ def test_network_scores_every_pixel_and_every_parameter_learns(kind, reads):
         assert parameter.grad is not None or not parameter.requires_grad, name
     new = {id(parameter) for parameter in network.new_parameters()}
     assert all((id(p) in new) != name.startswith("backbone.") for name, p in network.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "std"),
+    [
+        (NeckOptions(channels=64, preset="gated"), 64**-0.5),
+        (NeckOptions(channels=64, preset="paper"), 0.01),
+        (NeckOptions(channels=64, fusion=False), 0.01),
+        (NeckOptions(channels=64, kind="fpn"), 0.01),
+    ],
+    ids=["gated", "paper", "no fusion", "fpn"],
+)
+def test_the_head_starts_by_the_scale_of_the_map_that_it_reads(options, std):
+    torch.manual_seed(0)
+    network = SemanticSegmenter(NetworkConfig(BackboneConfig(name="resnet18"), options), 50)
+    assert network.head.classifier.weight.std().item() == pytest.approx(std, rel=0.1)

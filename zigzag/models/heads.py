@@ -12,12 +12,14 @@ class SegmentationHead(nn.Module):
     Args:
         channels: of P^1.
         classes: number of classes.
+        normalised: P^1 comes from a norm. Weights then begin by fan-in, for scores of about 1: smaller ones give the
+            neck gradients so small that it learns late. Maps without a norm are several times as large: 0.01.
     """
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, *, normalised: bool = False) -> None:
         super().__init__()
         self.classifier = nn.Conv2d(channels, classes, 1)
-        nn.init.kaiming_normal_(self.classifier.weight, nonlinearity="linear")  # smaller, and the neck learns late
+        nn.init.normal_(self.classifier.weight, std=channels**-0.5 if normalised else 0.01)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, finest: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from zigzag.models.arguments import check_batch
 from zigzag.models.backbones import Backbone, BackboneConfig, build_backbone
 from zigzag.models.heads import SegmentationHead
 from zigzag.models.necks import NeckOptions, build_neck
+from zigzag.nn import ZigZagNeck
 from zigzag.ops import dense_pathway
 
 
@@ -44,7 +45,8 @@ class SemanticSegmenter(nn.Module):
         super().__init__()
         self.backbone: Backbone = build_backbone(config.backbone)
         self.neck = build_neck(config.neck, self.backbone.channels, 1 if config.reads == "finest" else None)
-        self.head = SegmentationHead(config.neck.channels, classes)
+        normalised = isinstance(self.neck, ZigZagNeck) and self.neck.config.fusion and self.neck.config.fusion_norm
+        self.head = SegmentationHead(config.neck.channels, classes, normalised=normalised)
 
     def forward(self, images: Tensor, image_sizes: Any = None) -> Tensor:
         """Scores (N, classes, H, W).
