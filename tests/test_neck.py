@@ -137,7 +137,7 @@ def test_result_is_of_the_kind_of_the_features(kind):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_the_table_of_the_specification(preset):
     table = {
-        "gated": ("mean", True, True, 1.0, "linear"),  # the specification's "stable" from other initial values
+        "gated": ("mean", True, True, 0.5, "linear"),  # the specification's "stable" from other initial values
         "stable": ("mean", True, True, 0.1, "linear"),
         "paper": ("sum", False, False, None, "linear"),
     }
@@ -148,7 +148,7 @@ def test_presets_are_the_table_of_the_specification(preset):
 
 
 def test_contexts_start_where_the_preset_says():
-    for preset, start in (("stable", (1.0, 0.0)), ("gated", (0.3, 1.0))):
+    for preset, start in (("stable", (1.0, 0.0)), ("gated", (0.2, 1.0))):
         module = ZigZagNeck((4, 4), 8, preset=preset, norm_groups=2)
         norms = [step.context_norm for step in module.modules() if getattr(step, "context_norm", None) is not None]
         assert len(norms) == 6  # of two levels, the one that a sweep begins with, in three sweeps down and three up
@@ -179,7 +179,7 @@ def test_gated_contexts_begin_as_one_plus_their_sum():
     scale = torch.full((1, 8), config.context_scale, dtype=torch.float64)
     gain = torch.full((8,), config.gain, dtype=torch.float64)
     context = zigzag.ops.dense_pathway(base, small, source_affine=[(scale, table)] * 3, gain=gain)
-    expected = 1 + config.context_scale * sum(small)
+    expected = config.gain * (1 + config.context_scale * sum(small))
     assert (context - expected).abs().max() < 1e-7
 
 

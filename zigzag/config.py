@@ -142,7 +142,7 @@ def _require(condition: object, name: str, value: object, expected: str, error: 
 
 _NORMALISED = {"pool": "mean", "fusion_norm": True, "context_norm": True, "resize": "linear"}
 PRESETS: dict[str, dict[str, Any]] = {
-    "gated": {**_NORMALISED, "gain": 1.0, "context_scale": 0.3, "context_shift": 1.0, "fusion_identity": True},
+    "gated": {**_NORMALISED, "gain": 0.5, "context_scale": 0.2, "context_shift": 1.0, "fusion_identity": True},
     "stable": {**_NORMALISED, "gain": 0.1},
     "paper": {"pool": "sum", "fusion_norm": False, "context_norm": False, "gain": None, "resize": "linear"},
 }
