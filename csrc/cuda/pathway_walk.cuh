@@ -251,7 +251,7 @@ __device__ void zero_part(const Backward<T>& b, const WalkPlace& at, int height,
 
 // A block: a part of the rows and columns of one image, a chunk of the channels.
 template <class T, int V, int K>
-__global__ void __launch_bounds__(kWalkThreads, 3)
+__global__ void __launch_bounds__(kWalkThreads, kWalkBlocks)
     pathway_walk(const __grid_constant__ Backward<T> b, const __grid_constant__ SourceGradients<T> gradients) {
   typedef Wide<T> A;
   const PathwayShape& s = b.shape;
