@@ -176,7 +176,15 @@ def option_cases():
 
 
 def long_cases():
-    """Axes so long that blocks of a GPU work otherwise: strips of odd length, bands of rows, rows in global memory."""
+    """Axes so long that blocks of a GPU work otherwise: strips of odd length, bands of rows, rows in global memory,
+    maps in parts."""
     yield PathwayCase((1, 8, 4, 3), ((1030, 2),), codes=(True,), affines=(True,))
     yield PathwayCase((1, 8, 514, 2), ((60, 2),), codes=(True,), **FULL)
     yield PathwayCase((1, 4, 2, 3000), ((1, 40), (3, 7)), codes=(True, True), **FULL)
+    three = ((43, 36), (21, 9), (3, 70))
+    for dtype in (torch.float64, torch.bfloat16):
+        options = {"codes": (True, True, True), "affines": (True, True, True), **FULL}
+        yield PathwayCase((1, 8, 85, 70), three, dtype, **options)
+        yield PathwayCase((2, 8, 85, 70), three, dtype, padded=True, source_padded=(True, True, True), **options)
+    yield PathwayCase((1, 8, 85, 70), three, combine="sum", resize="nearest", codes=(True, False, True))
+    yield PathwayCase((1, 72, 81, 33), ((81, 33),), affines=(True,))

@@ -17,6 +17,7 @@ STREAMING = {
     "stats_backward": "both",
     "pathway_forward": "both",
     "pathway_stats": "both",
+    "pathway_walk": "both",
     "pathway_targets": "both",
     "pathway_sources": "both",
 }

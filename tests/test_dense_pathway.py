@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import FLOATS, LAYOUTS, SMALL, laid_out, own_part, shifted
-from checks import assert_same_bits, check_forward, check_gradcheck, check_gradients, outputs
+from checks import assert_same_bits, check_forward, check_gradcheck, check_gradients, cotangents, outputs
 from hypothesis import given
 from hypothesis import strategies as st
 from pathway_cases import FULL, PathwayCase, pathway_cases
@@ -94,6 +94,33 @@ def test_batch_mates_and_padding_change_nothing(dtype, resize, backend):
     for n, (height, width) in enumerate(problem.sizes["base"].tolist()):
         alone = case.call(backend.dense_pathway, own_part(problem, n))
         assert_same_bits(alone, [result[n : n + 1, :, :height, :width] for result in together], f"image {n}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("resize", ["linear", "nearest"])
+def test_batch_mates_and_padding_change_no_gradient(dtype, resize, compiled):
+    """Images of one part and of several on a GPU, with sources finer and coarser than the target."""
+    options = {"codes": (True, True), "affines": (True, True), "resize": resize}
+    masks = {"padded": True, "source_padded": (True, True)}
+    case = PathwayCase((4, 8, 90, 70), ((30, 33), (11, 71)), dtype, **options, **masks, **FULL)
+    problem = case.problem()
+
+    def gradients(call, tensors, weights):
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+        results = call(compiled.dense_pathway, leaves)
+        return dict(zip(leaves, torch.autograd.grad(results, list(leaves.values()), weights), strict=True))
+
+    weights = cotangents(outputs(problem, compiled.dense_pathway))
+    together = gradients(problem.call, problem.tensors, weights)
+    for n, (height, width) in enumerate(problem.sizes["base"].tolist()):
+        own = [weight[n : n + 1, :, :height, :width] for weight in weights]
+        alone = gradients(case.call, own_part(problem, n), own)
+        del alone["gain"]  # every image has a share of it
+        for name, gradient in alone.items():
+            cut = together[name][n : n + 1]
+            if gradient.ndim == 4:
+                cut = cut[:, :, : gradient.shape[2], : gradient.shape[3]]
+            assert_same_bits([gradient], [cut], f"image {n}, {name}")
 
 
 @pytest.mark.parametrize("summed", [False, True])

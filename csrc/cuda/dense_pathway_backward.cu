@@ -1,16 +1,21 @@
 // dense_pathway backward: gathers, recomputes the product and never divides.
 //
 // Let D^j be the gradient of source j resized, before its affine: the target's gradient times the gain and the other
-// sources' values. Three launches:
-//   pathway_targets   goes over target rows: the base's gradient, D^j (of one row, in shared memory) and from it
-//                     E^j, D^j brought back to the source's columns;
-//   pathway_sources   goes over source rows: E^j brought back to them, which the affine's scale makes the source's
-//                     gradient, and its sums over every cell's columns;
+// sources' values. Three launches (four for a padded batch, in which images may differ in which of the first does
+// them):
+//   pathway_walk      where one to three sources are no finer than the target: goes down parts of it, and gives the
+//                     base's gradient and, for each part, D^j brought back to the source's pixels;
+//   pathway_targets   elsewhere: goes over target rows: the base's gradient, D^j (of one row, in shared memory) and
+//   from
+//                     it D^j brought back to the source's columns;
+//   pathway_sources   goes over source rows: brings either back to them, which the affine's scale makes the source's
+//                     gradient, and sums it over every cell's columns;
 //   pathway_tables    adds up what codes, affines and gain get.
 // Resizing has weights that sum to one, so the shift's gradient is the sum of the gathered values, and the scale's that
 // of their products with the source and its codes.
 #include "pathway_sources.cuh"
 #include "pathway_targets.cuh"
+#include "pathway_walk.cuh"
 
 namespace zigzag {
 namespace cuda {
@@ -74,8 +79,11 @@ __global__ void __launch_bounds__(kPathwayThreads, 3)
   }
   A* const tables[3] = {b.grad_base_scale, b.grad_base_shift, b.grad_gain};
   if (channel >= s.channels || threadIdx.y >= 3 || !tables[threadIdx.y]) return;
-  const A* const from = b.bands + (image * b.most_bands * 3 + threadIdx.y) * s.channels + channel;
-  store(tables[threadIdx.y] + image * s.channels + channel, sum_atoms<V>(from, b.most_bands, 3 * s.channels));
+  const int64_t parts =
+      int64_t{parts_of(s.sizes.rows(image), kWalkRows).count} * parts_of(s.sizes.columns(image), kWalkColumns).count;
+  const A* const from = b.bands + (image * b.most_sums * 3 + threadIdx.y) * s.channels + channel;
+  store(tables[threadIdx.y] + image * s.channels + channel,
+        sum_atoms<V>(from, walks(b, image) ? parts : b.most_bands, 3 * s.channels));
 }
 
 // --- launches -------------------------------------------------------------------------------------------------------
@@ -97,8 +105,18 @@ struct Plan {
     b.grad_base_scale = static_cast<A*>(args.grad_base_scale);
     b.grad_base_shift = static_cast<A*>(args.grad_base_shift);
     b.grad_gain = static_cast<A*>(args.grad_gain);
-    for (int j = 0; j < s.source_count; ++j) add_source(args.sources[j], j);
+    bool padded = args.valid, coarser = true;
+    for (int j = 0; j < s.source_count; ++j) {
+      add_source(args.sources[j], j);
+      padded = padded || args.sources[j].valid;
+      coarser = coarser && args.sources[j].map.h <= s.height && args.sources[j].map.w <= s.width;
+    }
+    // Images walk by their own sizes, which the GPU alone may know: then both kernels look for theirs.
+    const bool walk = vectors && s.source_count > 0 && s.source_count <= kMostWalked && (padded || coarser) &&
+                      s.grids.cells * s.channels < int64_t{1} << 31;
+    targets = padded || !walk;
     team = team_for(s.channels);
+    if (walk) plan_walk();
     b.shape.chunks = team.chunks;
     b.band = s.height >= kTall ? kBand : 1;
     b.most_bands = static_cast<int>(ceil_div(s.height, b.band));
@@ -129,11 +147,18 @@ struct Plan {
     vectors = vectors && packs(source.map, V, sizeof(T)) && packs(source.grad, V, sizeof(T));
   }
 
+  void plan_walk() {
+    walk_team = team_of(b.shape.channels, V, kWalkLanes, kWalkThreads);
+    walk_team.workers = b.shape.width < kWalkColumns ? b.shape.width : kWalkColumns;
+    b.walk_chunks = walk_team.chunks;
+    walk_parts = parts_of(b.shape.height, kWalkRows).count * int64_t{parts_of(b.shape.width, kWalkColumns).count};
+  }
+
   // As many lanes as leave room for two blocks (for one of pathway_sources), up to 128 bytes of every pixel.
   Team team_for(int64_t channels) const {
     const int vector = vectors ? V : 1;
     int lanes = vectors ? 8 : 32;
-    while (lanes > 1 && (rows_bytes<A>(b.shape, source_columns, lanes * vector) > static_cast<int64_t>(kShared) / 2 ||
+    while (lanes > 1 && ((targets && rows_bytes<A>(b.shape, source_columns, lanes * vector) > int64_t{kShared} / 2) ||
                          source_bytes(lanes * vector) > kShared)) {
       lanes /= 2;
     }
@@ -155,11 +180,16 @@ struct Plan {
       at += (count + 15) / 16 * 16;
       return from;
     };
-    b.bands = take(s.images * b.most_bands * 3 * s.channels);
+    b.most_sums = targets && b.most_bands > walk_parts ? b.most_bands : static_cast<int>(walk_parts);
+    b.bands = take(s.images * b.most_sums * 3 * s.channels);
     int64_t block = 0;
     for (int j = 0; j < s.source_count; ++j) {
       SourceGradient<T>& own = gradients.at[j];
-      own.columns = take(s.images * s.height * own.width * s.channels);
+      own.pitch = own.width + 2 * (parts_of(s.width, kWalkColumns).count - 1);
+      const int64_t walked = own.pitch * int64_t{own.height + 2 * (parts_of(s.height, kWalkRows).count - 1)};
+      const int64_t rows = targets ? s.height * int64_t{own.width} : 0;
+      own.plane = b.walk_chunks > 0 && walked > rows ? walked : rows;
+      own.columns = take(s.images * own.plane * s.channels);
       own.lines = take(s.images * own.most_rows * own.cuts.lines() * s.channels);
       own.products = take(s.images * own.most_rows * s.channels);
       own.first_block = block;
@@ -167,7 +197,7 @@ struct Plan {
     }
     source_blocks = block;
     b.memory = nullptr;
-    if (b.memory_bytes > static_cast<int64_t>(kShared)) {
+    if (targets && b.memory_bytes > static_cast<int64_t>(kShared)) {
       b.memory = reinterpret_cast<unsigned char*>(take(blocks * b.memory_bytes / static_cast<int64_t>(sizeof(A))));
     }
     return at;
@@ -179,8 +209,9 @@ struct Plan {
     for (int j = 0; j < b.shape.source_count; ++j) {
       const SourceGradient<T>& own = gradients.at[j];
       const size_t pieces = 2 * most_atoms(own.cuts, own.width) * channels * sizeof(A);
-      const size_t tables =
-          axis_integers(own.cuts, own.row_candidates) + axis_integers(own.cuts, own.column_candidates);
+      const size_t tables = axis_integers(own.cuts, own.row_candidates) +
+                            axis_integers(own.cuts, own.column_candidates) +
+                            share_integers(b.shape.height, b.shape.width);
       const size_t bytes = strip_of(own.cuts, own.height) * sizeof(Readers<A>) + pieces + tables * sizeof(int);
       most = bytes > most ? bytes : most;
     }
@@ -199,18 +230,34 @@ struct Plan {
 
   Backward<T> b = {};
   SourceGradients<T> gradients = {};
-  Team team;
-  bool vectors = true;
+  Team team, walk_team = {};
+  bool vectors = true, targets = true;  // targets: whether pathway_targets is launched
   int source_columns = 0;
-  int64_t blocks = 0, source_blocks = 0;
+  int64_t blocks = 0, source_blocks = 0, walk_parts = 0;
 };
+
+template <class T, int K>
+void launch_walk(const char* name, const Plan<T>& p, cudaStream_t stream) {
+  const PathwayShape& s = p.b.shape;
+  constexpr int V = kFull<T>;
+  const size_t bytes = walk_bytes<Wide<T>, V, K>(s.grids.count);
+  launch(name, pathway_walk<T, V, K>, s.images * p.walk_parts * p.walk_team.chunks, p.walk_team.shape(), bytes, stream,
+         p.b, p.gradients);
+}
 
 template <class T, int V>
 void run(const Plan<T>& p, cudaStream_t stream) {
   const char* const name = "dense_pathway_backward";
   const PathwayShape& s = p.b.shape;
-  launch(name, pathway_targets<T, V>, p.blocks, p.team.shape(), p.b.memory ? 0 : p.b.memory_bytes, stream, p.b,
-         p.gradients, p.source_columns);
+  if (p.b.walk_chunks > 0) {
+    if (s.source_count == 1) launch_walk<T, 1>(name, p, stream);
+    if (s.source_count == 2) launch_walk<T, 2>(name, p, stream);
+    if (s.source_count == 3) launch_walk<T, 3>(name, p, stream);
+  }
+  if (p.targets) {
+    launch(name, pathway_targets<T, V>, p.blocks, p.team.shape(), p.b.memory ? 0 : p.b.memory_bytes, stream, p.b,
+           p.gradients, p.source_columns);
+  }
   if (s.source_count > 0) {
     launch(name, pathway_sources<T, V>, p.source_blocks, p.team.shape(), p.source_bytes(p.team.lanes * V), stream, p.b,
            p.gradients);

@@ -157,6 +157,11 @@ __device__ __forceinline__ Pack<T, V> fetch(const T* from) {
   return *reinterpret_cast<const Pack<T, V>*>(from);
 }
 
+__device__ __forceinline__ uint4 fetch_bits(const void* from) {
+  check_aligned(from, sizeof(uint4));
+  return *static_cast<const uint4*>(from);
+}
+
 template <class T, int V>
 __device__ __forceinline__ Vec<Wide<T>, V> widen(const Pack<T, V>& pack) {
   Vec<Wide<T>, V> v;

@@ -32,28 +32,6 @@ int64_t rows_bytes(const PathwayShape& s, int64_t source_columns, int64_t lanes)
          round16(2 * source_columns * sizeof(int)) + s.source_count * int64_t{s.width} * lanes * sizeof(A);
 }
 
-// The target columns that read each source column. Both ends of a tap only go forward, so each is written once.
-template <class A>
-__device__ void invert_columns(const Taps<A>& taps, int first, int width, int source_width, int thread, int threads,
-                               int* low, int* high) {
-  for (int r = thread; r < source_width; r += threads) low[r] = width, high[r] = -1;
-  __syncthreads();
-  for (int w = thread; w < width; w += threads) {
-    const Tap<A> tap = taps.tap[first + w];
-    const int end = tap.start + tap.count;
-    const int end_before = w > 0 ? taps.tap[first + w - 1].start + taps.tap[first + w - 1].count : 0;
-    const int start_after = w + 1 < width ? taps.tap[first + w + 1].start : source_width;
-    for (int r = end_before; r < end; ++r) low[r] = w;
-    for (int r = tap.start; r < start_after; ++r) high[r] = w;
-  }
-}
-
-// The weight with which a tap reads source row r.
-template <class A>
-__device__ A weight_of_row(const Tap<A>& tap, int r) {
-  return tap.count == 1 ? A(1) : tap.weight(r - tap.start);
-}
-
 // Of one target pixel: turns R^j resized, in the slots, into D^j; returns the product (or sum) of all.
 template <class T, int V>
 __device__ Vec<Wide<T>, V> differentiate(const Backward<T>& b, const Vec<Wide<T>, V>& through, int64_t at,
@@ -81,30 +59,6 @@ __device__ Vec<Wide<T>, V> differentiate(const Backward<T>& b, const Vec<Wide<T>
   return after;
 }
 
-// The gradient that arrives at one target pixel, and what of it reaches the base, which is written.
-template <class T, int V>
-__device__ Vec<Wide<T>, V> differentiate_base(const Backward<T>& b, int64_t image, int h, int w, int64_t channel,
-                                              Vec<Wide<T>, V>& grad_scale, Vec<Wide<T>, V>& grad_shift) {
-  typedef Wide<T> A;
-  const int64_t at = image * b.shape.channels + channel;
-  Vec<A, V> grad = splat<A, V>(0);
-  if (b.grad.data) grad = load<V>(b.grad.pixel(image, h, w, channel));
-  if (b.grad_sum.data) add(grad, load<V>(b.grad_sum.pixel(image, h, w, channel)));
-  Vec<A, V> through = grad;
-  if (b.base.data) {
-    const Vec<A, V> x = load<V>(b.base.pixel(image, h, w, channel));
-    Vec<A, V> y = x;
-    apply_affine(y, b.base_scale, b.base_shift, at);
-#pragma unroll
-    for (int i = 0; i < V; ++i) through.at[i] = b.shape.relu && y.at[i] <= 0 ? 0 : grad.at[i];
-    add(grad_scale, through, x);
-    add(grad_shift, through);
-    if (b.base_scale) multiply(through, load<V>(b.base_scale + at));
-  }
-  store(b.grad_base.pixel(image, h, w, channel), through);
-  return grad;
-}
-
 // D^j of one target row for all sources, into the slots.
 template <class T, int V>
 __device__ void differentiate_row(const Backward<T>& b, const Rows<Wide<T>>& rows, int64_t image, int h, int width,
@@ -112,8 +66,16 @@ __device__ void differentiate_row(const Backward<T>& b, const Rows<Wide<T>>& row
   typedef Wide<T> A;
   const PathwayShape& s = b.shape;
   const int lanes = blockDim.x * V;
+  const int64_t at = image * s.channels + channel;
+  const A* const scale = b.base_scale ? b.base_scale + at : nullptr;
+  const A* const shift = b.base_shift ? b.base_shift + at : nullptr;
   for (int w = threadIdx.y; w < width; w += blockDim.y) {
-    Vec<A, V> grad = differentiate_base<T, V>(b, image, h, w, channel, tables[0], tables[1]);
+    Arriving<T, V> arriving = {};
+    if (b.base.data) arriving.base = fetch<T, V>(b.base.pixel(image, h, w, channel));
+    if (b.grad.data) arriving.grad = fetch<T, V>(b.grad.pixel(image, h, w, channel));
+    if (b.grad_sum.data) arriving.grad_sum = fetch<T, V>(b.grad_sum.pixel(image, h, w, channel));
+    const Vec<A, V> grad = differentiate_base<T, V>(b, arriving, scale, shift, b.grad_base.pixel(image, h, w, channel),
+                                                    tables[0], tables[1]);
     if (s.source_count == 0) continue;
     A* const slots = rows.slots + w * lanes + threadIdx.x * V;
     for (int j = 0; j < s.source_count; ++j) {
@@ -128,7 +90,7 @@ __device__ void differentiate_row(const Backward<T>& b, const Rows<Wide<T>>& row
     }
     Vec<A, V> through = grad;
     if (b.gain) multiply(through, load<V>(b.gain + channel));
-    const Vec<A, V> all = differentiate<T, V>(b, through, image * s.channels + channel, slots, s.width * lanes);
+    const Vec<A, V> all = differentiate<T, V>(b, through, at, slots, s.width * lanes);
     add(tables[2], grad, all);
   }
 }
@@ -150,7 +112,7 @@ __device__ void gather_columns(const Backward<T>& b, const SourceGradients<T>& g
         const A weight = weight_of_row(rows.taps.tap[j * (s.width + 1) + w], r);
         add(sum, weight, load<V>(rows.slots + (j * s.width + w) * lanes + threadIdx.x * V));
       }
-      store(own.columns + ((image * s.height + h) * own.width + r) * s.channels + channel, sum);
+      store(own.columns + (image * own.plane + h * int64_t{own.width} + r) * s.channels + channel, sum);
     }
     columns += own.width;
   }
@@ -176,6 +138,7 @@ __device__ void target_band(const Backward<T>& b, const SourceGradients<T>& grad
   const int64_t channel = ((item % s.chunks) * blockDim.x + threadIdx.x) * V, rest = item / s.chunks;
   const int64_t image = rest / b.most_bands, band = rest % b.most_bands;
   const bool inside = channel < s.channels;
+  if (walks(b, image)) return;
   const int height = static_cast<int>(s.sizes.rows(image)), width = static_cast<int>(s.sizes.columns(image));
   const int first = static_cast<int>(band) * b.band, end = first + b.band < s.height ? first + b.band : s.height;
   const Rows<A> rows = place_rows<A>(s, source_columns, memory);
@@ -185,8 +148,8 @@ __device__ void target_band(const Backward<T>& b, const SourceGradients<T>& grad
   }
   int columns = 0;  // invert_columns has a barrier before it reads the taps
   for (int j = 0; j < s.source_count; ++j) {
-    invert_columns(rows.taps, j * (s.width + 1), width, static_cast<int>(b.sources[j].sizes.columns(image)), thread,
-                   threads, rows.low + columns, rows.high + columns);
+    invert_columns(rows.taps, j * (s.width + 1), width, {0, b.sources[j].sizes.columns(image)}, thread, threads,
+                   rows.low + columns, rows.high + columns);
     columns += gradients.at[j].width;
   }
   Vec<A, V> tables[3] = {splat<A, V>(0), splat<A, V>(0), splat<A, V>(0)};
@@ -202,8 +165,7 @@ __device__ void target_band(const Backward<T>& b, const SourceGradients<T>& grad
   if (inside) zero_outside<T, V>(b, image, first, end, height, width, channel);
   for (int i = 0; i < 3; ++i) {
     const Vec<A, V> sum = sum_workers(tables[i], reinterpret_cast<A*>(memory));
-    if (inside && threadIdx.y == 0)
-      store(b.bands + ((image * b.most_bands + band) * 3 + i) * s.channels + channel, sum);
+    if (inside && threadIdx.y == 0) store(b.bands + ((image * b.most_sums + band) * 3 + i) * s.channels + channel, sum);
   }
   __syncthreads();
 }
