@@ -38,3 +38,5 @@ def test_streaming_kernels_access_sixteen_bytes_at_a_time():
     for kernel, arguments, options in found:
         row = triton_aot.compile_for(triton_aot.MEASURED, kernel, arguments, options)
         assert row.wide_loads > 0 or row.loads == 0, f"{kernel.__name__}: {row}"
+        if triton_aot.STREAMING[kernel.__name__]:
+            assert row.wide_stores == row.stores, f"{kernel.__name__}: {row}"

@@ -31,6 +31,8 @@ MEASURED = "sm_90"
 DTYPES = torch.bfloat16, torch.float16, torch.float32
 NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 NAMES |= {torch.int64: "i64", torch.int32: "i32"}
+ACCESSES = "LDG(?:STS)?", "STG"
+"""Instructions that load from global memory, to registers or (copied ahead) to shared memory, and that store to it."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -93,8 +95,8 @@ def compile_for(target, kernel, arguments, options):
         file.write(binary.asm["cubin"])
         file.flush()
         usage, sass = (dump(flag, file.name) for flag in ("--dump-resource-usage", "-sass"))
-    wide = [len(re.findall(rf"{name}\.E[.\w]*\.128", sass)) for name in ("LDG", "STG")]
-    all_accesses = [len(re.findall(rf"{name}\.E", sass)) for name in ("LDG", "STG")]
+    wide = [len(re.findall(rf"{name}\.E[.\w]*\.128", sass)) for name in ACCESSES]
+    all_accesses = [len(re.findall(rf"{name}\.E", sass)) for name in ACCESSES]
     return Compiled(
         int(re.search(r"REG:(\d+)", usage)[1]),
         int(re.search(r"STACK:(\d+)", usage)[1]) + len(re.findall(r"\bSTL\b", sass)),
@@ -110,8 +112,8 @@ def dump(flag, path):
 
 # --- what operations launch -------------------------------------------------------------------------------------------
 
-STREAMING = ("evaluate", "gather")
-"""Kernels that read whole maps 16 bytes at a time, in bfloat16."""
+STREAMING = {"evaluate": True, "gather": True, "spread_sums": True, "sum_strips": False}
+"""Kernels that read whole maps 16 bytes at a time, in bfloat16; whether maps are also what all their stores write."""
 
 
 def empty(*shape, dtype=torch.float32):
