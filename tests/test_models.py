@@ -257,10 +257,9 @@ class TestWeights:
         assert sorted(state) == ["conv1_w", "conv1_w_momentum"]
         assert list(to_torchvision(state)) == ["conv1.weight"]
 
-    @pytest.mark.parametrize("dtype", ["longdouble", ">f4"])
-    def test_arrays_that_torch_has_not(self, tmp_path, dtype):
-        (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"a": np.ones(2, dtype)}))
-        with pytest.raises(WeightsError, match=r"weights\.pkl' holds .* as 'a', which torch has not"):
+    def test_arrays_that_torch_has_not(self, tmp_path):
+        (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"a": np.ones(2, np.longdouble)}))
+        with pytest.raises(WeightsError, match=r"weights\.pkl' holds an array of .*, which torch has not, as 'a'"):
             read_weights(tmp_path / "weights.pkl")
 
     def test_a_missing_file(self):

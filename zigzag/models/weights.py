@@ -99,7 +99,7 @@ def _tensor(value: Any) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         try:
             return torch.from_numpy(np.ascontiguousarray(value))
-        except (TypeError, ValueError) as error:  # long doubles, another machine's byte order
+        except (TypeError, ValueError) as error:  # such as long doubles
             raise TypeError(f"an array of {value.dtype}, which torch has not,") from error
     if not isinstance(value, Tensor):
         raise TypeError(type(value).__name__)
