@@ -22,6 +22,7 @@ from torchvision import models
 from zigzag import cli
 from zigzag.data import shapes
 from zigzag.models import WeightsError
+from zigzag.tasks import curves
 from zigzag.tasks.checkpoints import read_checkpoint
 
 COUNTS = {"train": 3, "val": 1, "test": 1}
@@ -66,6 +67,56 @@ def test_a_checkpoint_is_all_that_it_takes(trained, task, tmp_path):
     assert lines == [line for line in after.splitlines() if "weights: /" in line or "start: /" in line] != []
 
 
+@pytest.mark.parametrize("first", ["--ckpt_path", "--config"])
+def test_a_run_goes_on_in_either_order(trained, tmp_path, first):
+    """The run's own configuration says ckpt_path: null, which takes nothing from the word before it."""
+    run = shutil.copytree(trained["semantic"].parents[1], tmp_path / "run")
+    (log,) = run.glob("events*")
+    log.unlink()
+    pair = {"--ckpt_path": str(run / "checkpoints" / "last.ckpt"), "--config": str(run / "config.yaml")}
+    order = [first, *(name for name in pair if name != first)]
+    words = [f"{name}={pair[name]}" for name in order]
+    assert cli.main(["fit", *words, "--trainer.max_steps=2", f"--trainer.default_root_dir={run}"]) == 0
+    assert [step for step, _ in curves.read(run, "train/loss")] == [1]
+    write_image(tmp_path / "one.png", 0, (70, 50))
+    folder = f"--trainer.default_root_dir={tmp_path / 'predicted'}"
+    assert cli.main(["predict", *words, folder, str(tmp_path / "one.png")]) == 0  # photographs may stand last
+    assert (tmp_path / "predicted" / "predictions" / "one.png").is_file()
+    assert cli.main(["test", *words, folder]) == 0
+
+
+def test_a_run_is_overwritten_by_none_that_begins(trained, capsys):
+    run = trained["semantic"].parents[1]
+    assert fit(TASKS["semantic"], run, "--ckpt_path=null", steps=1, every=1) == 2
+    assert "holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["test", "predict"])
+@pytest.mark.parametrize(
+    ("task", "name", "place"),
+    [
+        ("semantic", "head.classifier.bias", "the head"),
+        ("semantic", "neck.stages.0.down.1.gain", "the neck, stage 1, top-down, level 2"),
+        ("instances", "roi_heads.box_predictor.cls_score.bias", "the box predictor"),
+        ("instances", "backbone.backbone.layer2.0.conv1.weight", "the backbone's res3"),
+    ],
+)
+def test_scores_that_are_not_finite_are_no_result(trained, tmp_path, capsys, command, task, name, place):
+    content = torch.load(trained[task], weights_only=True)
+    content["state_dict"][f"network.{name}"].fill_(float("nan"))
+    torch.save(content, tmp_path / "given.ckpt")
+    write_image(tmp_path / "one.png", 0, (70, 50))
+    words = [f"--config={trained[task].parents[1] / 'config.yaml'}", f"--ckpt_path={tmp_path / 'given.ckpt'}"]
+    photographs = [str(tmp_path / "one.png")] if command == "predict" else []
+    assert cli.main([command, *photographs, *words, f"--trainer.default_root_dir={tmp_path / 'run'}"]) == 1
+    shown = capsys.readouterr()
+    error = shown.err.splitlines()[-1]
+    assert error.startswith(f"zigzag {command}: stopped: image ")
+    assert error.endswith(f": {place} is not finite")
+    assert "Traceback" not in shown.err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("words", [["test"], ["validate"], ["predict", "one.png"]], ids=lambda words: words[0])
 def test_without_a_checkpoint_nothing_is_evaluated(words, capsys):
     assert cli.main([*words, *TASKS["semantic"]]) == 2
@@ -80,13 +131,16 @@ REFUSED = {
     "weights": "holds no state_dict and no pytorch-lightning_version",
     "other tensors": "holds more than tensors",
     "code": "cannot be read: Weights only load failed",
+    "zeroed": "is damaged: .* has another checksum",
 }
 
 
 def write_refused(kind, path, given):
     """A file that is no checkpoint, from one that is."""
     content = given.read_bytes()
-    plain = {"cut off": content[: len(content) // 2], "empty": b"", "text": b"words"}
+    middle = len(content) // 2
+    zeroed = content[:middle] + bytes(4096) + content[middle + 4096 :]
+    plain = {"cut off": content[:middle], "empty": b"", "text": b"words", "zeroed": zeroed}
     saved = {
         "tensor": lambda: torch.ones(2),
         "weights": lambda: models.resnet18(weights=None).state_dict(),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ from zigzag.models import (
     build_backbone,
     build_neck,
 )
-from zigzag.models.weights import read_weights, to_torchvision
+from zigzag.models.weights import IMAGE_DEVIATION, IMAGE_MEAN, read_weights, to_torchvision
 
 SMALL = NeckOptions(channels=16, norm_groups=4, stages=2, grids=(2, 3))
 
@@ -108,8 +110,26 @@ class TestBackbones:
         path = saved(detectron2_names(resnet50.state_dict()), tmp_path / f"weights.{suffix}")
         backbone = build_backbone(BackboneConfig("resnet50", weights=path))
         assert backbone.report.unexpected == ()
+        assert "no pixel_mean and pixel_std: taken as for RGB" in str(backbone.report)
         for key, value in backbone.state_dict().items():
             assert torch.equal(value, resnet50.state_dict()[key]), key
+
+    @pytest.mark.parametrize("order", ["BGR", "RGB"])
+    def test_detectron2s_pixels_are_converted_where_the_file_has_them(self, resnet50, order):
+        flip = (lambda x, axis: x.flip(axis)) if order == "BGR" else (lambda x, _: x)
+        mean, deviation = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([1.0, 2.0, 3.0])
+        given = {f"backbone.bottom_up.{key}": value for key, value in detectron2_names(resnet50.state_dict()).items()}
+        given |= {"pixel_mean": flip(mean, 0).view(3, 1, 1), "pixel_std": flip(deviation, 0).view(3, 1, 1)}
+        state = to_torchvision(given)
+        pixels = 255 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        own = (pixels / 255 - torch.tensor(IMAGE_MEAN).view(3, 1, 1)) / torch.tensor(IMAGE_DEVIATION).view(3, 1, 1)
+        theirs = flip((pixels - mean.view(3, 1, 1)) / deviation.view(3, 1, 1), 1)
+        expected = nn.functional.conv2d(theirs, resnet50.conv1.weight, padding=3)
+        found = nn.functional.conv2d(own, state["conv1.weight"], padding=3)
+        assert_close(found, expected, rtol=1e-4, atol=1e-3)
+        given["pixel_mean"] = given["pixel_mean"] + 1
+        with pytest.raises(WeightsError, match="pixel_mean must be"):
+            to_torchvision(given)
 
     def test_caffe2s_names_pixels_and_folded_norms(self, resnet50):
         """The converted network sees RGB as the original sees BGR less its mean, and gives the same."""
@@ -230,6 +250,18 @@ class TestWeights:
         with pytest.raises(WeightsError, match=message):
             read_weights(path)
 
+    def test_detectrons_blobs(self, tmp_path):
+        content = {"blobs": {"conv1_w": np.ones((2, 3, 1, 1), np.float32), "conv1_w_momentum": np.ones(1)}, "cfg": "x"}
+        (tmp_path / "weights.pkl").write_bytes(pickle.dumps(content))
+        state = read_weights(tmp_path / "weights.pkl")
+        assert sorted(state) == ["conv1_w", "conv1_w_momentum"]
+        assert list(to_torchvision(state)) == ["conv1.weight"]
+
+    def test_arrays_that_torch_has_not(self, tmp_path):
+        (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"a": np.ones(2, np.longdouble)}))
+        with pytest.raises(WeightsError, match=r"weights\.pkl' holds an array of .*, which torch has not, as 'a'"):
+            read_weights(tmp_path / "weights.pkl")
+
     def test_a_missing_file(self):
         with pytest.raises(WeightsError, match=r"there is no file 'no/such.pth'"):
             build_backbone(BackboneConfig("resnet18", weights="no/such.pth"))
@@ -285,6 +317,22 @@ class TestNecks:
             "mean",
             8,
         )
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"kind": "eager", "context": "zoom_out"}, "context must be 'rce' for kind 'eager', got 'zoom_out'"),
+            ({"kind": "fpn", "channels": 0}, "channels must be 1 or more, got 0"),
+            (
+                {"kind": "fpn", "scheme": "top_down", "resize": "nearest"},
+                "kind 'fpn' takes channels alone, expected scheme='zigzag', resize=None, "
+                "got scheme='top_down', resize='nearest'",
+            ),
+        ],
+    )
+    def test_fields_that_do_not_go_together(self, fields, message):
+        with pytest.raises(ValueError, match=f"^neck.{re.escape(message)}$"):
+            NeckOptions(**fields)
 
     def test_fpn(self):
         neck = build_neck(NeckOptions(kind="fpn", channels=8), (4, 5), 1)

@@ -73,9 +73,15 @@ def test_a_file_of_it_needs_none_of_our_classes(both, tmp_path):
 
 
 @NEEDS_KERNELS
-@pytest.mark.parametrize("kind", ["zigzag", "fpn"])
-def test_other_options_and_nothing_found(kind):
-    neck = NeckOptions(kind, channels=8, stages=2, grids=(2, 3), norm_groups=2, context_norm=False, kernel_size=1)
+@pytest.mark.parametrize(
+    "neck",
+    [
+        NeckOptions(channels=8, stages=2, grids=(2, 3), norm_groups=2, context_norm=False, kernel_size=1),
+        NeckOptions("fpn", channels=8),
+    ],
+    ids=lambda neck: neck.kind,
+)
+def test_other_options_and_nothing_found(neck):
     detector = detector_of("mask_rcnn", neck=neck, roi_levels="sum", score_threshold=0.4).eval()
     script = scripted(detector)
     images = batches()[3]

@@ -399,7 +399,8 @@ class TestAblations:
 
         for _, variants in SETS.values():
             for options in variants.values():
-                build_neck(NeckOptions(**{"channels": 8, "norm_groups": 2, **options}), (4, 5, 6))
+                shared = {"channels": 8, "norm_groups": 2, "preset": "gated"}
+                build_neck(NeckOptions(**{**shared, **options}), (4, 5, 6))
             assert len({slug(name) for name in variants}) == len(variants)
 
     def test_table(self):

@@ -23,7 +23,7 @@ from segmentation_files import TINY, folder_set, voc_set, write_image
 
 from zigzag import cli
 from zigzag.data import shapes
-from zigzag.tasks import ablate, curves
+from zigzag.tasks import ablate, curves, semantic
 from zigzag.tasks.cli import CONFIGS
 from zigzag.tasks.guard import NonFiniteError
 
@@ -51,6 +51,14 @@ class TestRun:
         assert "max_steps: 4" in (trained / "config.yaml").read_text()
         assert [step for step, _ in curves.read(trained, "train/loss")] == [0, 1, 2, 3]
         assert len(curves.read(trained, "val/miou")) == 2
+
+    def test_validation_logs_overlays(self, trained):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(trained), size_guidance={"images": 0})
+        events.Reload()
+        shown = [(name, image.step) for name in events.Tags()["images"] for image in events.Images(name)]
+        assert sorted(shown) == [(f"val/val_000{i}", step) for i in range(3) for step in (2, 4)]
 
     def test_it_does_not_overwrite_a_run(self, trained, capsys):
         assert fit(trained) == 2
@@ -181,6 +189,37 @@ class TestFailures:
         assert "zigzag fit: stopped: step" in error
         assert "it began in" in error
 
+    def test_what_the_last_step_broke_is_no_best_checkpoint(self, tmp_path, capsys):
+        words = ["--model.recipe.learning_rate=1e30", "--model.recipe.warmup_steps=0"]
+        assert fit(tmp_path, *words, steps=1, every=1) == 1
+        assert "zigzag fit: stopped: image val_0000: the " in capsys.readouterr().err
+        assert not list(tmp_path.glob("checkpoints/*"))
+
+    def test_a_map_that_is_not_finite_stops_the_first_step_whatever_the_loss(self, tmp_path, capsys, monkeypatch):
+        def plant(module):
+            module.network.neck.stages[0].down[1].gain.data.fill_(float("nan"))
+
+        monkeypatch.setattr(semantic.SemanticSegmentation, "on_fit_start", plant)
+        monkeypatch.setattr(semantic, "joint_loss", lambda scores, _: scores.nan_to_num().mean())
+        assert fit(tmp_path) == 1
+        place = "the neck, stage 1, top-down, level 2"
+        assert f"zigzag fit: stopped: step 0: {place} is not finite" in capsys.readouterr().err
+
+    def test_a_file_in_the_place_of_the_runs_folder(self, tmp_path, capsys):
+        (tmp_path / "file").write_text("")
+        for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+            assert fit(folder) == 2
+            assert f"trainer.default_root_dir must be a folder, got '{folder}'" in capsys.readouterr().err
+
+    def test_photographs_whose_pictures_would_have_one_name(self, trained, tmp_path, capsys):
+        for seed, name in enumerate(("p.png", "p_labels.png")):
+            write_image(tmp_path / name, seed)
+        photographs = [str(tmp_path / name) for name in ("p.png", "p_labels.png")]
+        words = [f"--ckpt_path={trained / 'checkpoints/last.ckpt'}", f"--trainer.default_root_dir={tmp_path}"]
+        assert cli.main(["predict", *photographs, *words]) == 2
+        assert "would be p_labels.png" in capsys.readouterr().err
+        assert not (tmp_path / "predictions").exists()
+
     @pytest.mark.parametrize(
         ("words", "message"),
         [
@@ -205,6 +244,14 @@ class TestFailures:
             ("--model.network.neck.nothing=1", "nothing"),
             ("--model.network.backbone.name=vgg16", "backbone.name"),
             ("--model.inference.scales=[]", "inference.scales"),
+            ("--model.inference.scales=[.nan]", "inference.scales must be above 0 and at most 16, got (nan,)"),
+            ("--model.inference.scales=[.inf]", "inference.scales must be above 0 and at most 16, got (inf,)"),
+            ("--model.validation.scales=[1,1000]", "validation.scales must be above 0 and at most 16"),
+            ("--model.pictures=-1", "model.pictures must be 0 or more, got -1"),
+            ("--checkpoint.monitor=val/foo", "checkpoint.monitor must be null or one of val/miou, "),
+            ("--seed_everything=-1", "seed_everything must be from 0 to 4294967295, got -1"),
+            ("--model.network.neck={kind: fpn, channels: 0}", "neck.channels must be 1 or more, got 0"),
+            ("--model.network.neck.kind=fpn", "neck.kind 'fpn' takes channels alone, expected stages=None"),
             ("--data.dataset=imagenet", "data.dataset"),
             ("--data.train=foo", "must be one of train, val, test, got 'foo'"),
             ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
@@ -250,9 +297,7 @@ def test_every_configuration_of_the_package_is_understood(path, capsys):
 class TestAblate:
     def test_a_set_is_run_once_and_tabled(self, tmp_path, capsys, monkeypatch):
         pytest.importorskip("matplotlib", reason="matplotlib is not installed: zigzag[train]")
-        monkeypatch.setitem(
-            ablate.SETS, "schemes", ("Schemes", {"FPN": {"kind": "fpn"}, "zigzag": {"scheme": "zigzag"}})
-        )
+        monkeypatch.setitem(ablate.SETS, "schemes", ("Schemes", {"FPN": ablate.PLAIN, "zigzag": {"scheme": "zigzag"}}))
         paper = tmp_path / "paper.yaml"
         paper.write_text("FPN: 12.5\n")
         words = ["ablate", "--set=schemes", "--out", str(tmp_path / "out"), "--paper", str(paper), *TINY]
@@ -301,8 +346,31 @@ class TestAblate:
         assert message in error
         assert not (tmp_path / "out").exists()
 
-    def test_a_paper_file_that_names_no_variant(self, tmp_path, capsys):
-        (tmp_path / "paper.yaml").write_text("nothing: 1\n")
+    def test_a_run_that_was_cut_off_after_its_last_validation(self, tmp_path, monkeypatch):
+        """Its figure is the checkpoint's, as a validation has it: no step is left in which training would validate."""
+        monkeypatch.setitem(ablate.SETS, "schemes", ("Schemes", {"zigzag": {"scheme": "zigzag"}}))
+        monkeypatch.setattr(curves, "draw", lambda *_: None)
+        words = ["ablate", "--set=schemes", f"--out={tmp_path}", *TINY, "--ema=0.5"]
+        words += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+        assert cli.main(words) == 0
+        run = tmp_path / "schemes" / "zigzag" / "seed0"
+        whole, validated = (run / "result.json").read_text(), curves.read(run, "val/miou")
+        (run / "result.json").unlink()
+        assert cli.main(words) == 0
+        assert (run / "result.json").read_text() == whole
+        assert curves.read(run, "val/miou") == validated
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("nothing: 1\n", "names 'nothing', which is no variant"),
+            ("FPN: abc\n", "must give a number for 'FPN', got 'abc'"),
+            ("FPN:\n", "must give a number for 'FPN', got None"),
+            ("FPN: [1\n", "cannot be read as YAML: "),
+        ],
+    )
+    def test_a_paper_file_that_cannot_be_used(self, tmp_path, capsys, content, message):
+        (tmp_path / "paper.yaml").write_text(content)
         words = ["ablate", "--set=schemes", "--config=shapes_tiny", f"--paper={tmp_path / 'paper.yaml'}"]
         assert cli.main(words) == 2
-        assert "names 'nothing', which is no variant" in capsys.readouterr().err
+        assert message in capsys.readouterr().err

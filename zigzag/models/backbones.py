@@ -26,7 +26,7 @@ class BackboneConfig:
             for any feature extractor of those libraries.
         weights: file with weights (torchvision's, detectron2's or Caffe2's names; .pth, .pkl, .safetensors), or the
             name of weights that torchvision has for it, such as IMAGENET1K_V1; None for random ones. Of timm and
-            transformers: "pretrained" for the library's own.
+            transformers: "pretrained" for the library's own, which it loads, and reports, itself; no file.
         stride_in_1x1: a bottleneck strides in its first 1x1 convolution (MSRA, Detectron), not in its 3x3.
         norm: "frozen" (statistics and parameters fixed), "batch", or "sync" (statistics over all processes; GPU).
         freeze_at: stages that do not train: 1 is the stem, 2 the stem and res2, and so on; 0 for none.
@@ -150,8 +150,8 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         return ResNet(config)
     if config.stride_in_1x1 or config.freeze_at or config.norm != "batch" or config.weights not in (None, "pretrained"):
         raise ValueError(
-            f"backbone {config.name!r} takes norm='batch', weights=None or 'pretrained', and neither stride_in_1x1 nor "
-            f"freeze_at, got {config}"
+            f"backbone {config.name!r} takes norm='batch', weights=None or 'pretrained' (no file), and neither "
+            f"stride_in_1x1 nor freeze_at, got {config}"
         )
     try:
         return TimmBackbone(config) if library == "timm" else TransformersBackbone(config)

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from zigzag.nn import ZigZagNeck
 @dataclass(frozen=True)
 class NeckOptions:
     """A neck. Fields that are None have the value of the preset or the scheme, or `zigzag.config.NeckConfig`'s own.
+
+    An "fpn" takes `channels` alone; the preset, which a shared configuration may name, says nothing of it.
 
     Attributes:
         kind: "zigzag"; "eager", the same network by its literal equations in stock PyTorch; or "fpn", torchvision's
@@ -51,6 +53,19 @@ class NeckOptions:
     exchange: bool | None = None
     fusion: bool | None = None
     bottom_up: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"neck.channels must be 1 or more, got {self.channels}")
+        if self.kind == "eager" and self.context not in (None, "rce"):
+            raise ValueError(f"neck.context must be 'rce' for kind 'eager', got {self.context!r}")
+        if self.kind == "fpn":
+            given = {f.name: f.default for f in fields(self) if getattr(self, f.name) != f.default}
+            wrong = [name for name in given if name not in ("kind", "channels", "preset")]
+            if wrong:
+                got = ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong)
+                left = ", ".join(f"{name}={given[name]!r}" for name in wrong)
+                raise ValueError(f"neck.kind 'fpn' takes channels alone, expected {left}, got {got}")
 
     def fields(self) -> dict[str, Any]:
         """The fields of the neck that these options come to."""

@@ -5,7 +5,7 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class WeightReport:
         missing: keys of the module that the file lacks.
         unexpected: keys of the file that the module lacks, such as those of a classifier.
         mismatched: keys with another shape, with both shapes.
+        note: what the file leaves open; "" for nothing.
     """
 
     source: str
@@ -44,17 +45,18 @@ class WeightReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
+    note: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {len(self.loaded)} keys loaded"]
         for name in ("missing", "unexpected", "mismatched"):
             keys = getattr(self, name)
             parts.append(f"{len(keys)} {name}" + (f" ({', '.join(keys)})" if keys else ""))
-        return ", ".join(parts)
+        return ", ".join([*parts, *([self.note] if self.note else [])])
 
 
 def read_weights(path: str | Path) -> State:
-    """The tensors of a file: a state dict, one under "model" or "state_dict", or a detectron2 pickle of arrays.
+    """The tensors of a file: a state dict, also under "model", "state_dict" or "blobs", or a pickle of arrays so.
 
     Raises:
         WeightsError: there is no such file, or it holds anything but tensors or arrays by name.
@@ -76,19 +78,32 @@ def read_weights(path: str | Path) -> State:
     except Exception as error:  # a damaged file can raise anything
         summary = first_line(error)
         raise WeightsError(f"weights: {str(path)!r} cannot be read safely: {summary}") from error
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "blobs"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"weights: {str(path)!r} holds no tensors by name")
     state = {}
     for name, value in content.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-            value = torch.from_numpy(np.ascontiguousarray(value))
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"weights: {str(path)!r} holds {type(value).__name__} as {name!r}, expected a tensor")
-        state[name] = value
+        try:
+            state[name] = _tensor(value)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"weights: {str(path)!r} holds {error} as {name!r}, expected a tensor") from error
+        if not isinstance(name, str):
+            raise WeightsError(f"weights: {str(path)!r} holds a tensor as {name!r}, expected a name")
     return state
+
+
+def _tensor(value: Any) -> Tensor:
+    """A tensor, or an array as one; an error's text is what else there is."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        try:
+            return torch.from_numpy(np.ascontiguousarray(value))
+        except (TypeError, ValueError) as error:  # such as long doubles
+            raise TypeError(f"an array of {value.dtype}, which torch has not,") from error
+    if not isinstance(value, Tensor):
+        raise TypeError(type(value).__name__)
+    return value
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -112,6 +127,7 @@ def load_backbone_weights(module: nn.Module, name: str, source: str) -> WeightRe
     Raises:
         WeightsError: the file cannot be read or fetched, or lacks a key, or one has another shape.
     """
+    note = ""
     if "." not in source and "/" not in source:
         try:
             state: State = dict(models.get_model_weights(name)[source].get_state_dict(progress=False, check_hash=True))
@@ -121,8 +137,10 @@ def load_backbone_weights(module: nn.Module, name: str, source: str) -> WeightRe
         except (OSError, RuntimeError) as error:  # no network, or a download that is damaged
             raise WeightsError(f"weights: {source} of {name} cannot be fetched: {error}; name a file") from error
     else:
-        state = to_torchvision(read_weights(source))
-    report = fill(module, state, source)
+        given = read_weights(source)
+        state = to_torchvision(given)
+        note = _left_open(given)
+    report = replace(fill(module, state, source), note=note)
     if report.missing or report.mismatched:
         raise WeightsError(f"weights do not fit {name}: {report}")
     return report
@@ -168,14 +186,42 @@ def to_torchvision(state: Mapping[str, Tensor]) -> State:
 
     Caffe2's weights expect BGR in 0..255 less a mean and have their batch norms' statistics folded away: their first
     convolution is turned to RGB in [0, 1] less `IMAGE_MEAN` over `IMAGE_DEVIATION`, exactly, and the statistics are
-    mean 0 and variance 1 less the norm's epsilon.
+    mean 0 and variance 1 less the norm's epsilon. So is the first convolution of a detectron2 model that holds the
+    mean and deviation of its pixels, where that mean is `IMAGE_MEAN`; of others nothing is known, and nothing changed.
+
+    Raises:
+        WeightsError: another mean, which no convolution without a bias can take up at an image's border.
     """
-    state = _own_part(state)
-    if "conv1_w" in state:
-        return _from_caffe2(state)
-    if "stem.conv1.weight" in state:
-        return {_detectron2_name(key): value for key, value in state.items()}
-    return dict(state)
+    own = _own_part(state)
+    if "conv1_w" in own:
+        return _from_caffe2(own)
+    if "stem.conv1.weight" not in own:
+        return own
+    renamed = {_detectron2_name(key): value for key, value in own.items()}
+    if {"pixel_mean", "pixel_std"} <= state.keys():
+        _to_own_pixels(renamed, state["pixel_mean"].flatten(), state["pixel_std"].flatten())
+    return renamed
+
+
+def _left_open(state: Mapping[str, Tensor]) -> str:
+    """What a file of detectron2 does not say."""
+    if "stem.conv1.weight" not in _own_part(state) or {"pixel_mean", "pixel_std"} <= state.keys():
+        return ""
+    return "no pixel_mean and pixel_std: taken as for RGB pixels over their deviation (detectron2's zoo has BGR)"
+
+
+def _to_own_pixels(state: State, mean: Tensor, deviation: Tensor) -> None:
+    """Turn the first convolution to RGB in [0, 1] less `IMAGE_MEAN` over `IMAGE_DEVIATION`."""
+    expected = 255 * torch.tensor(IMAGE_MEAN, dtype=mean.dtype)
+    bgr = mean.shape == (3,) and torch.allclose(mean.flip(0), expected, atol=0.01)
+    if deviation.shape != (3,) or not (bgr or (mean.shape == (3,) and torch.allclose(mean, expected, atol=0.01))):
+        wanted = f"{[round(255 * value, 3) for value in IMAGE_MEAN]} (RGB, or as BGR)"
+        raise WeightsError(f"weights: pixel_mean must be {wanted} and pixel_std of 3, got {mean.tolist()}")
+    weight = state["conv1.weight"]
+    if bgr:
+        weight, deviation = weight.flip(1), deviation.flip(0)
+    scale = 255 * torch.tensor(IMAGE_DEVIATION, dtype=weight.dtype) / deviation
+    state["conv1.weight"] = weight * scale[:, None, None]
 
 
 def _own_part(state: Mapping[str, Tensor]) -> State:
@@ -204,6 +250,8 @@ def _detectron2_name(key: str) -> str:
 def _from_caffe2(state: Mapping[str, Tensor]) -> State:
     renamed: State = OrderedDict()
     for key, value in state.items():
+        if key.endswith("_momentum"):  # of Detectron's optimiser
+            continue
         name = _caffe2_name(key)
         renamed[name] = value
         if ".bn" in f".{name}" or "downsample.1" in name:

@@ -7,19 +7,25 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from zigzag.data import DataError
+from zigzag.errors import first_line
 from zigzag.files import write_text
+from zigzag.models import NeckOptions
 from zigzag.tasks import cli, curves
 from zigzag.tasks.guard import NonFiniteError
 
 Options = Mapping[str, Any]
 Results = dict[str, list[float]]
 Failures = dict[str, list[str]]
+
+PLAIN: Options = {f.name: f.default for f in fields(NeckOptions) if f.name != "channels"} | {"kind": "fpn"}
+"""A plain FPN whatever the shared configuration says of the neck but its channels."""
 
 SETS: dict[str, tuple[str, dict[str, Options]]] = {
     "parts": (
@@ -38,7 +44,7 @@ SETS: dict[str, tuple[str, dict[str, Options]]] = {
     "schemes": (
         "Figure 1: ways to pass context, and a plain FPN",
         {
-            "FPN": {"kind": "fpn"},
+            "FPN": PLAIN,
             "(a) top-down": {"scheme": "top_down"},
             "(b) dense top-down": {"scheme": "dense_top_down"},
             "(c) successive": {"scheme": "successive"},
@@ -132,10 +138,14 @@ def run(
 
 
 def _words(variants: Mapping[str, Options], options: Options, seed: int, folder: Path) -> list[str]:
-    fields = [f"--model.network.neck.{name}={str(value).lower()}" for name, value in options.items()]
+    own = [f"--model.network.neck.{name}={_word(value)}" for name, value in options.items()]
     if any("scheme" in other for other in variants.values()):
-        fields.append("--model.network.reads=all")  # with one stage, P^1 knows nothing of the sweep up
-    return [*fields, f"--seed_everything={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"]
+        own.append("--model.network.reads=all")  # with one stage, P^1 knows nothing of the sweep up
+    return [*own, f"--seed_everything={seed}", f"--data.seed={seed}", f"--trainer.default_root_dir={folder}"]
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _miou(folder: Path, words: Sequence[str]) -> float:
@@ -148,6 +158,9 @@ def _miou(folder: Path, words: Sequence[str]) -> float:
             (folder / "config.yaml").unlink(missing_ok=True)
         command = cli.run(["fit", *words, *resume])
         miou = command.trainer.callback_metrics.get("val/miou")
+        if miou is None and last.is_file():  # it had come to its last validation before it was cut off
+            command = cli.run(["validate", *words, "--trainer.logger=false", "--ckpt_path", str(last)])
+            miou = command.trainer.callback_metrics.get("val/miou")
         if miou is None:
             raise DataError("trainer.val_check_interval must be at most trainer.max_steps: nothing was validated")
         write_text(done, json.dumps({"miou": float(miou), "words": list(words)}) + "\n")
@@ -177,17 +190,23 @@ def reference_values(path: Path | None) -> dict[str, float]:
     """The paper's figures by variant, from a YAML file; none without one.
 
     Raises:
-        DataError: the file is missing, or names no variant.
+        DataError: the file is missing or no YAML, names no variant, or gives one no number.
     """
     if path is None:
         return {}
     if not path.is_file():
         raise DataError(f"--paper: there is no file {str(path)!r}")
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"--paper: {path} cannot be read as YAML: {first_line(error)}") from error
     known = {name for _, variants in SETS.values() for name in variants}
     unknown = set(values) - known if isinstance(values, dict) else {str(values)}
     if unknown:
         raise DataError(f"--paper: {path} names {sorted(unknown)[0]!r}, which is no variant")
+    for name, value in values.items():
+        if not isinstance(value, float | int) or isinstance(value, bool):
+            raise DataError(f"--paper: {path} must give a number for {name!r}, got {value!r}")
     return {name: float(value) for name, value in values.items()}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import lightning.pytorch as pl
 import torch
@@ -64,10 +64,14 @@ def read_checkpoint(path: Path, *, resumes: bool) -> Checkpoint:
         what = f"{str(path)!r}, of {path.stat().st_size} bytes, is cut off or of another kind"
         raise WeightsError(f"--ckpt_path: {what}; {expected}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with ZipFile(path) as file:
+            damaged = file.testzip()  # mapped tensors are read without their checksums
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged file can raise anything
         why = first_line(error)
         raise WeightsError(f"--ckpt_path: {str(path)!r} cannot be read: {why}; {expected}") from error
+    if damaged:
+        raise WeightsError(f"--ckpt_path: {str(path)!r} is damaged: {damaged} has another checksum; {expected}")
     if not isinstance(content, Mapping):
         raise WeightsError(f"--ckpt_path: {str(path)!r} holds one {type(content).__name__}; {expected}")
     missing = [key for key in (_KEYS_TO_GO_ON if resumes else _KEYS) if key not in content]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -117,10 +118,14 @@ class ZigZagCLI(LightningCLI):
         Raises:
             DataError: the command needs one.
             WeightsError: it is none.
+            MisconfigurationException: the seed, or the folder to write to, cannot be used.
         """
         super().parse_arguments(parser, args)
         command = self.config.subcommand
+        _check_seed(self.config[command].seed_everything)
+        _check_folder(self.config[command].trainer.default_root_dir)
         path = self.config[command].ckpt_path
+        self.save_config_kwargs = {"overwrite": path is not None}  # its own run's, which goes on
         if path is not None:
             self.checkpoint = read_checkpoint(Path(path), resumes=command == "fit")
             parser.add_instantiator(without_weights, self.task.model)
@@ -141,6 +146,10 @@ class ZigZagCLI(LightningCLI):
             if isinstance(error, BAD_INPUT):
                 raise
             raise MisconfigurationException(str(error)) from error
+        monitor = self._get(self.config, "checkpoint").monitor
+        if monitor is not None and monitor not in self.model.monitored:
+            known = ", ".join(self.model.monitored)
+            raise MisconfigurationException(f"checkpoint.monitor must be null or one of {known}, got {monitor!r}")
         if self.checkpoint is not None:
             self.checkpoint.check(self.model)
             self.checkpoint = None  # training may write its file anew
@@ -179,13 +188,11 @@ def run(words: Sequence[str]) -> ZigZagCLI:
         SystemExit: the parser refuses a word.
     """
     arguments = prepared(words)
-    resumes = words[0] == "fit" and any(word.partition("=")[0] == "--ckpt_path" for word in words)
     argv, sys.argv = sys.argv, ["zigzag", *arguments]
     try:
         return ZigZagCLI(
             task_of(arguments),
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": resumes},
             seed_everything_default=0,
             load_from_checkpoint_support=False,
             parser_kwargs={"prog": "zigzag"},
@@ -197,28 +204,48 @@ def run(words: Sequence[str]) -> ZigZagCLI:
 def prepared(words: Sequence[str]) -> list[str]:
     """The command line as the parser takes it.
 
-    Configurations that ship with the package are found by name; without one, a checkpoint's own is taken; photographs
-    to predict come before the options.
+    Configurations come first, so that every field given as a word counts, wherever it stands; those that ship with the
+    package are found by name; without one, a checkpoint's own is taken. Photographs to predict stand before or after
+    the options.
 
     Raises:
         DataError: there is no configuration of a name, or none beside the checkpoint.
     """
-    command, rest = words[0], list(words[1:])
-    photographs: list[str] = []
-    while command == "predict" and rest and not rest[0].startswith("-"):
-        photographs.append(rest.pop(0))
-    options = [part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    given = {}
-    for place, word in enumerate(options[:-1]):
-        if word in ("--config", "-c"):
-            options[place + 1] = str(_config(options[place + 1]))
-        if word.startswith("-"):
-            given[word] = options[place + 1]
-    own = ["--verbose=false"] if command == "test" else []  # it prints a table of its own
-    if not given.keys() & {"--config", "-c"} and "--ckpt_path" in given:
-        own += ["--config", str(_config_of(Path(given["--ckpt_path"])))]
-    images = [f"--data.images={json.dumps(photographs)}"] if photographs else []
-    return [command, *own, *options, *images]
+    command = words[0]
+    options, others = _options(words[1:])
+    pairs = [(option[0], option[1]) for option in options if len(option) == 2]
+    configs = [["--config", str(_config(value))] for name, value in pairs if name in _CONFIG]
+    checkpoint = dict(pairs).get("--ckpt_path")
+    if not configs and checkpoint is not None:
+        configs = [["--config", str(_config_of(Path(checkpoint)))]]
+    own = [["--verbose=false"]] if command == "test" else []  # it prints a table of its own
+    rest = [option for option in options if option[0] not in _CONFIG or len(option) == 1]
+    if command == "predict" and others:
+        rest, others = [*rest, [f"--data.images={json.dumps(others)}"]], []
+    return [command, *chain(*own, *configs, *rest), *others]
+
+
+_CONFIG = ("--config", "-c")
+_NUMBER = re.compile(r"-\.?\d.*")
+_ALONE = ("--help", "-h", "--print_config")
+"""Options that take no word after them."""
+
+
+def _options(words: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """Options, each with its value where it has one, and the words that belong to none."""
+    options: list[list[str]] = []
+    others: list[str] = []
+    takes_value = False
+    for word in words:
+        if word.startswith("-") and not _NUMBER.fullmatch(word):
+            options.append(word.split("=", 1) if word.startswith("--") else [word])
+            takes_value = len(options[-1]) == 1 and word not in _ALONE
+        elif takes_value:
+            options[-1].append(word)
+            takes_value = False
+        else:
+            others.append(word)
+    return options, others
 
 
 def task_of(arguments: Sequence[str]) -> str:
@@ -262,6 +289,21 @@ def _config_of(checkpoint: Path) -> Path:
         if path.is_file():
             return path
     raise DataError(f"--config: none was given, and there is none beside {str(checkpoint)!r}")
+
+
+def _check_seed(seed: Any) -> None:
+    """Raise unless Lightning can seed every generator with it."""
+    if not 0 <= seed < 2**32:
+        raise MisconfigurationException(f"seed_everything must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def _check_folder(folder: str | None) -> None:
+    """Raise where a file stands in the place of the folder to write to, or of one that it is in."""
+    path = Path(folder or ".")
+    files = [str(place) for place in (path, *path.parents) if place.is_file()]
+    if files:
+        wrong = f"got {folder!r}: {files[0]} is a file"
+        raise MisconfigurationException(f"trainer.default_root_dir must be a folder, {wrong}")
 
 
 def _quiet() -> None:

@@ -3,15 +3,17 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+Predicted = TypeVar("Predicted")
+
 
 class NonFiniteError(RuntimeError):
-    """A loss or a map is infinite or not a number; the message names the step, the stage and the level."""
+    """A loss or a map is infinite or not a number; the message names the step or image, the stage and the level."""
 
 
 class FiniteGuard(pl.Callback):
@@ -81,12 +83,36 @@ def first_bad_map(network: nn.Module, images: Tensor | Sequence[Tensor], *others
     return place
 
 
+def finite(network: nn.Module, predict: Callable[[], Predicted], image: str) -> Predicted:
+    """What ``predict`` gives, of scores that are finite.
+
+    Args:
+        network: what is watched.
+        predict: runs the network; where a score is not finite it is called again, and all maps are watched.
+        image: its name, for the message.
+
+    Raises:
+        NonFiniteError: a score is not finite; the map where it began is named.
+    """
+    try:
+        with _watched(network, _SCORES.__contains__):
+            return predict()
+    except _Found as found:
+        place = str(found)
+    try:
+        with _watched(network):
+            predict()
+    except _Found as found:
+        place = str(found)
+    raise NonFiniteError(f"image {image}: {place} is not finite")
+
+
 class _Found(Exception):  # noqa: N818 - no error
     """A map that is not finite; its argument is the place in words."""
 
 
 @contextmanager
-def _watched(network: nn.Module) -> Iterator[None]:
+def _watched(network: nn.Module, chosen: Callable[[str], bool] = bool) -> Iterator[None]:
     def look(place: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             maps = [x for x in (output if isinstance(output, list | tuple) else [output]) if isinstance(x, Tensor)]
@@ -98,7 +124,7 @@ def _watched(network: nn.Module) -> Iterator[None]:
     hooks = [
         module.register_forward_hook(look(place))
         for name, module in network.named_modules()
-        if (place := place_of(name)) is not None
+        if (place := place_of(name)) is not None and chosen(place)
     ]
     try:
         yield
@@ -123,12 +149,20 @@ _PLACES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
     ),
     (re.compile(r"neck\.output\.(\d+)"), lambda level: f"the neck's last fusion, level {int(level) + 1}"),
     (re.compile(r"neck"), lambda: "the neck"),
-    (re.compile(r"head"), lambda: "the head"),
-    (re.compile(r"rpn\.head\.(?:conv|cls_logits|bbox_pred)"), lambda: "the region proposals"),
+    (re.compile(r"head"), lambda: _SCORES[0]),
+    (re.compile(r"rpn\.head\.(?:conv|cls_logits|bbox_pred)"), lambda: _SCORES[1]),
     (re.compile(r"roi_heads\.(box|mask)_roi_pool\.offset"), lambda kind: f"the offsets of the {kind} head's regions"),
     (re.compile(r"roi_heads\.(box|mask)_(head|predictor)"), lambda kind, part: f"the {kind} {part}"),
-    (re.compile(r"roi_heads\.scores"), lambda: "the position-sensitive scores of regions"),
+    (re.compile(r"roi_heads\.scores"), lambda: _SCORES[2]),
 )
+_SCORES = (
+    "the head",
+    "the region proposals",
+    "the position-sensitive scores of regions",
+    "the box predictor",
+    "the mask predictor",
+)
+"""The last maps, of which predictions are made: what is not finite before them is not finite in them."""
 _PYRAMID = re.compile(r"^backbone\.(?=backbone|neck)")
 """What a detector's names have in front of those of its backbone and neck."""
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from zigzag.models import Detector, DetectorConfig, build_detector
-from zigzag.tasks.coco_scores import KINDS, CocoScores, Kind, Result, evaluate, pasted, results_of, write
+from zigzag.tasks.coco_scores import KINDS, NAMES, CocoScores, Kind, Result, evaluate, pasted, results_of, write
+from zigzag.tasks.guard import finite
 from zigzag.tasks.instance_pictures import Shown, drawn
 from zigzag.tasks.pictures import Pixels, save
 from zigzag.tasks.recipe import Recipe
@@ -45,6 +46,8 @@ class InstanceSegmentation(pl.LightningModule):
         super().__init__()
         self.classes = list(classes)
         self.recipe, self.pictures, self.shown = recipe, pictures, shown
+        if pictures < 0:
+            raise ValueError(f"model.pictures must be 0 or more, got {pictures}")
         self.network: Detector = build_detector(network, len(self.classes)).to(memory_format=torch.channels_last)
         self.results: dict[Kind, list[Result]] = {kind: [] for kind in KINDS}
 
@@ -122,22 +125,29 @@ class InstanceSegmentation(pl.LightningModule):
     def predict_step(self, batch: Item, batch_idx: int) -> str:  # noqa: ARG002
         """Draw a photograph's instances; return the picture's path."""
         path = self.folder / "predictions" / f"{Path(batch['path']).stem}.png"
-        save(self._drawn(batch["image"], self._detect(batch["image"])), path)
+        save(self._drawn(batch["image"], self._detect(batch["image"], str(batch["path"]))), path)
         print(f"written to {path}")
         return str(path)
+
+    @property
+    def monitored(self) -> list[str]:
+        """What the best checkpoint can be kept by."""
+        kinds = [f"val/{kind}" for kind in ("box", "mask")]
+        measures = [f"{kind}_{name}" for kind in kinds for name in NAMES]
+        return [*measures, *(f"{kind}_ap/{name}" for kind in kinds for name in self.classes[1:]), "train/loss"]
 
     @property
     def folder(self) -> Path:
         """Where the run writes."""
         return Path(self.trainer.default_root_dir)
 
-    def _detect(self, image: Tensor) -> dict[str, Tensor]:
+    def _detect(self, image: Tensor, name: str) -> dict[str, Tensor]:
         """The detections of an image (3, H, W) uint8, masks not yet pasted."""
-        dtype = next(self.network.parameters()).dtype
-        return self.network.detect([image.to(dtype) / 255])[0]
+        scaled = image.to(next(self.network.parameters()).dtype) / 255
+        return finite(self.network, lambda: self.network.detect([scaled])[0], name)
 
     def _add(self, batch: Item, part: str) -> dict[str, Tensor]:
-        found = self._detect(batch["image"])
+        found = self._detect(batch["image"], batch["name"])
         if batch["counts"]:
             category_ids = self._data.source(part).category_ids
             for own in results_of(batch["image_id"], found, _size(batch["image"]), category_ids):

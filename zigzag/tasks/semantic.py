@@ -21,10 +21,14 @@ from zigzag.files import write_text
 from zigzag.models import NetworkConfig, SemanticSegmenter, WeightReport, WeightsError
 from zigzag.models.weights import fill, read_weights
 from zigzag.tasks.gallery import Gallery
+from zigzag.tasks.guard import finite
 from zigzag.tasks.inference import PAPER_SCALES, Inference, segment
 from zigzag.tasks.metrics import Scores
 from zigzag.tasks.pictures import overlay, save, with_legend
 from zigzag.tasks.recipe import Recipe
+
+LARGEST_SCALE = 16
+"""Of an image's sides: a larger one is a slip, and would only end where memory does."""
 
 
 class SemanticSegmentation(pl.LightningModule):
@@ -59,6 +63,11 @@ class SemanticSegmentation(pl.LightningModule):
         self.classes, self.colours = list(classes), [cast(Colour, tuple(colour)) for colour in colours]
         self.recipe, self.validation, self.inference = recipe, validation, inference
         self.submission, self.pictures = submission, pictures
+        for part, settings in (("validation", validation), ("inference", inference)):
+            if not all(0 < factor <= LARGEST_SCALE for factor in settings.scales):  # NaN is neither
+                raise ValueError(f"{part}.scales must be above 0 and at most {LARGEST_SCALE}, got {settings.scales}")
+        if pictures < 0:
+            raise ValueError(f"model.pictures must be 0 or more, got {pictures}")
         self.network = SemanticSegmenter(network, len(self.classes)).to(memory_format=torch.channels_last)
         self.report = self.network.backbone.report
         if start is not None:
@@ -147,14 +156,31 @@ class SemanticSegmentation(pl.LightningModule):
         if self.submission and self.trainer.is_global_zero:
             print(f"written to {self._submission}: a PNG for every image")
 
+    def on_predict_start(self) -> None:
+        """Look whether every picture has a name of its own.
+
+        Raises:
+            DataError: one photograph's picture would have the name of another's labels.
+        """
+        by_name = {path.stem: path for path in self._data.images}
+        for name, path in by_name.items():
+            other = by_name.get(f"{name}_labels")
+            if other is not None:
+                raise DataError(f"predict: the labels of {path} and the picture of {other} would be {name}_labels.png")
+
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:  # noqa: ARG002
         """Write an overlay with a legend, and the labels as a PNG with VOC's palette; return the overlay's path."""
-        labels = _array(segment(self, batch["image"], len(self.classes), self.inference))
+        labels = _array(self._segment(batch["image"], self.inference, str(batch["path"])))
         path = self.folder / "predictions" / f"{Path(batch['path']).stem}.png"
         save(with_legend(_pixels(batch["image"]), labels, self.classes, self.colours), path)
         save(_indexed(labels), path.with_stem(f"{path.stem}_labels"))
         print(f"written to {path}")
         return str(path)
+
+    @property
+    def monitored(self) -> list[str]:
+        """What the best checkpoint can be kept by."""
+        return ["val/miou", "val/pixel_accuracy", *(f"val/iou/{name}" for name in self.classes), "train/loss"]
 
     @property
     def folder(self) -> Path:
@@ -174,8 +200,11 @@ class SemanticSegmentation(pl.LightningModule):
     def _has_truth(self) -> bool:
         return bool(self._data.source("test").has_truth)
 
+    def _segment(self, image: Tensor, settings: Inference, name: str) -> Tensor:
+        return finite(self.network, lambda: segment(self, image, len(self.classes), settings), name)
+
     def _add(self, batch: dict[str, Any], settings: Inference) -> Tensor:
-        predicted = segment(self, batch["image"], len(self.classes), settings)
+        predicted = self._segment(batch["image"], settings, batch["name"])
         if batch["counts"]:
             self.confusion.update(predicted[None].long(), batch["labels"][None].long())
         return predicted
