@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigza
 from detector_cases import detector_of, pictures
 from PIL import Image
 
+from zigzag.data.order import Shard
 from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
 from zigzag.tasks import curves
 from zigzag.tasks.ablate import SETS, slug, table
@@ -283,6 +285,36 @@ class TestPictures:
         assert spread[:2] == ["case 0", "case 16"]
         assert len(spread) <= 4
         assert all(int(title.split()[1]) % 7 == 0 for title in worst)
+
+    def test_a_contact_sheet_without_a_picture(self):
+        assert Gallery(CLASSES).sheet(COLOURS).width > 0
+
+    @pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (1, 1)])
+    def test_a_picture_of_one_row(self, shape):
+        gallery = Gallery(CLASSES)
+        gallery.add("line", 0, np.zeros((*shape, 3), np.uint8), labelled(0, shape), labelled(1, shape, void=False))
+        assert gallery.sheet(COLOURS).height > shape[0]
+
+    @pytest.mark.parametrize("count", [1, 23, 41])
+    def test_several_processes_keep_what_one_would(self, count, monkeypatch):
+        """Three of them, each with its share of the images, the surplus ones too."""
+        galleries = [Gallery(CLASSES, size=3) for _ in range(4)]
+        for rank, indices in enumerate([range(count), *([i for i, _ in Shard(count, r, 3)] for r in range(3))]):
+            for index in indices:
+                case = self.case(index)
+                galleries[rank].add(case.title, index, case.image, case.truth, case.prediction)
+        alone, *shares = galleries
+        sent = pickle.dumps([(each._stride, each._spread, each._worst) for each in shares])
+
+        def everyones(found, _own):
+            found[:] = pickle.loads(sent)  # noqa: S301
+
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+        monkeypatch.setattr("torch.distributed.all_gather_object", everyones)
+        for each in shares:
+            each.gather()
+            assert np.array_equal(each.sheet(COLOURS), alone.sheet(COLOURS))
 
 
 def cut_off(_picture, path, **_options):
