@@ -12,6 +12,7 @@ pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[
 pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
 pytest.importorskip("pycocotools", reason="pycocotools is not installed: zigzag[train]")
 
+from PIL import Image
 from segmentation_files import SIZE, coco_set, folder_set, voc_set, write_image, write_mask
 
 from zigzag.data import DataError
@@ -96,9 +97,9 @@ class TestLayouts:
         assert not np.array_equal(np.asarray(first.image(0)), np.asarray(train.image(0)))
 
     def test_classes_of_every_set(self):
-        assert [len(classes_of(name, ["a"])[0]) for name in DATASETS] == [6, 21, 59, 60, 11, 21, 1]
-        for name in DATASETS:
-            names, colours = classes_of(name, ["a"])
+        found = [classes_of(name, ["a", "b"] if name == "folder" else []) for name in DATASETS]
+        assert [len(names) for names, _ in found] == [6, 21, 59, 60, 11, 21, 2]
+        for names, colours in found:
             assert len(names) == len(set(names)) == len(set(colours))
         assert (len(CONTEXT), len(CAMVID), len(VOC)) == (59, 11, 21)
 
@@ -157,7 +158,7 @@ class TestChecks:
     def test_many_bad_files_are_counted(self, tmp_path):
         root = folder_set(tmp_path, count=9, values=(77,))
         with pytest.raises(DataError, match="9 of the files cannot be used") as caught:
-            check(open_source("folder", str(root), "train", ["x"]), "folder, train")
+            check(open_source("folder", str(root), "train", ["x", "y"]), "folder, train")
         assert "and 4 more" in str(caught.value)
 
     @pytest.mark.parametrize(
@@ -174,6 +175,49 @@ class TestChecks:
     def test_what_is_not_there(self, words, message):
         with pytest.raises(DataError, match=message):
             open_source(*words)
+
+    @pytest.mark.parametrize(
+        ("dataset", "names", "message"),
+        [
+            ("folder", ["a"], "from 2 to 255 of them, 255 being void; got 1$"),
+            ("folder", [f"{i}" for i in range(256)], "from 2 to 255 of them, 255 being void; got 256$"),
+            ("folder", [f"{i}" for i in range(300)], "got 300$"),
+            ("folder", ["a", "b", "a"], "must differ from each other, got 'a' twice"),
+            ("shapes", ["a", "b"], r"is for data.dataset 'folder', got \['a', 'b'\] with 'shapes'"),
+            ("voc", ["a", "b"], "with 'voc'"),
+        ],
+    )
+    def test_names_that_cannot_be_the_classes(self, dataset, names, message):
+        with pytest.raises(DataError, match=f"data.class_names .*{message}"):
+            classes_of(dataset, names)
+
+    def test_as_many_classes_as_there_are_labels(self, tmp_path):
+        root = folder_set(tmp_path, values=(0, 254, 255))
+        source = open_source("folder", str(root), "train", [f"{i}" for i in range(255)])
+        check(source, "train")
+        assert found(source) == {0, 254, 255}
+
+    def test_images_that_would_share_a_mask(self, tmp_path):
+        write_image(folder_set(tmp_path) / "images" / "train" / "1.jpg")
+        with pytest.raises(DataError, match=r"1.jpg and 1.png: both images would have the mask 1.png"):
+            open_source("folder", str(tmp_path), "train", ["x", "y", "z"])
+
+    def test_a_list_that_is_no_text(self, tmp_path):
+        (voc_set(tmp_path) / "ImageSets/Segmentation/train.txt").write_bytes("a\nb\xe9\n".encode("latin-1"))
+        with pytest.raises(DataError, match=r"Segmentation/train.txt: the list must be text in UTF-8"):
+            open_source("voc", str(tmp_path), "train")
+
+    @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+    @pytest.mark.parametrize("read", [read_image, image_size])
+    def test_an_image_of_more_than_eight_bits(self, tmp_path, dtype, read):
+        path = tmp_path / "a.tif"
+        Image.fromarray(np.full((4, 5), 300, dtype)).save(path)
+        with pytest.raises(DataError, match=r"a.tif: cannot be read as an image: its mode is .*, expected 8 bits"):
+            read(path)
+
+    def test_fewer_workers_than_none(self):
+        with pytest.raises(ValueError, match=r"data.workers must be 0 or more, got -1"):
+            SegmentationData(workers=-1)
 
     def test_annotations_of_another_kind(self, tmp_path):
         (tmp_path / "annotations").mkdir()
@@ -203,8 +247,6 @@ class TestAugmentation:
         """An image that shows its own labels still does after every draw, but for pixels that blend at a border."""
         source = open_source("folder", str(folder_set(tmp_path, 1, values=(0, 1))), "train", ["x", "y"])
         labels = source.labels(0)
-        from PIL import Image
-
         Image.fromarray(np.repeat(labels[..., None] * 255, 3, 2)).save(tmp_path / "images" / "train" / "0.png")
         images = TrainingImages(source, Augmentation(crop=64), seed=0)
         for draw in range(20):
@@ -237,6 +279,8 @@ class TestAugmentation:
         [
             ({"crop": 8}, "crop"),
             ({"scale": (2.0, 1.0)}, "scale"),
+            ({"scale": (0.5, float("inf"))}, "scale"),
+            ({"scale": (float("nan"), 1.0)}, "scale"),
             ({"rotation": 100}, "rotation"),
             ({"flip": 2}, "flip"),
         ],

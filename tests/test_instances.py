@@ -65,6 +65,13 @@ class TestCoco:
         with pytest.raises(ValueError, match=r"data.dataset must be one of shapes, coco"):
             instance_classes("voc")
 
+    def test_names_that_cannot_be_the_classes(self):
+        with pytest.raises(DataError, match=r"data.class_names is for COCO's format, got \['a'\] .* 'shapes'"):
+            instance_classes("shapes", ["a"])
+        for names in (["a", "a"], ["background"]):
+            with pytest.raises(DataError, match=r"data.class_names must differ .*, got '.*' twice"):
+                instance_classes("coco", names)
+
     @pytest.mark.parametrize(
         ("fields", "message"),
         [

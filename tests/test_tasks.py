@@ -1,10 +1,10 @@
-"""What a run is made of: scores, prediction over scales and windows, the loss, the recipe, the guard, pictures."""
+"""What a run is made of: scores, the loss, the recipe, the guard, pictures."""
 
 from __future__ import annotations
 
 import json
+import pickle
 import re
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,13 +20,12 @@ pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigza
 from detector_cases import detector_of, pictures
 from PIL import Image
 
-from zigzag.data.transforms import normalised
+from zigzag.data.order import Shard
 from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
 from zigzag.tasks import curves
 from zigzag.tasks.ablate import SETS, slug, table
 from zigzag.tasks.gallery import Gallery, confusion
 from zigzag.tasks.guard import FiniteGuard, NonFiniteError, first_bad_map, place_of
-from zigzag.tasks.inference import Inference, probabilities, segment, windows
 from zigzag.tasks.metrics import Scores
 from zigzag.tasks.pictures import Case, contact_sheet, overlay, save, with_legend
 from zigzag.tasks.recipe import Recipe
@@ -79,91 +78,6 @@ class TestScores:
         rows = (tmp_path / "confusion.csv").read_text().splitlines()
         assert [int(value) for value in rows[1].split(",")[1:]] == scores.confusion[0].tolist()
         assert f"{100 * scores.miou:.2f}" in scores.table()
-
-
-class Local(nn.Module):
-    """A network whose scores at a pixel are a function of the pixels around it."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-
-    def forward(self, images):
-        self.largest = max(getattr(self, "largest", 0), *images.shape[2:])
-        return self.conv(images)
-
-
-def picture(height=57, width=83):
-    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, height, width), np.uint8))
-
-
-class TestInference:
-    def test_one_scale_is_the_network_itself(self):
-        network = Local()
-        assert torch.equal(
-            segment(network, picture(), 4, Inference()), network(normalised(picture())[None])[0].argmax(0).byte()
-        )
-
-    @pytest.mark.parametrize("flip", [False, True])
-    @pytest.mark.parametrize("window", [None, 32])
-    def test_bands_change_nothing(self, flip, window, monkeypatch):
-        network, image = Local(), picture()
-        settings = Inference(scales=(0.6, 1.0, 1.4), flip=flip, window=window)
-        whole = segment(network, image, 4, settings)
-        monkeypatch.setattr("zigzag.tasks.inference._HELD", 2**20 / 4 / 4 / 117 * 512 / 5)  # five rows at a time
-        assert torch.equal(segment(network, image, 4, settings), whole)
-
-    def test_scales_are_averaged_at_the_images_size(self):
-        import torchvision.transforms.v2.functional as transforms
-
-        network, image = Local(), picture()
-        scaled = [transforms.resize(image, size, antialias=True) for size in ((34, 50), (80, 116))]
-        expected = [
-            nn.functional.interpolate(network(normalised(x)[None]).softmax(1), (57, 83), mode="bilinear")[0]
-            for x in scaled
-        ]
-        found = probabilities(network, scaled, (57, 83), range(57), 4, Inference(scales=(0.6, 1.4)))
-        assert_close(found, (expected[0] + expected[1]) / 2)
-
-    def test_windows_bound_what_the_network_sees_and_are_averaged(self):
-        network, settings = Local(), Inference(window=32)
-        image = picture()
-        found = probabilities(network, [image], (57, 83), range(57), 4, settings)
-        assert network.largest == 32
-        total, count = torch.zeros(4, 57, 83), torch.zeros(57, 83)
-        for top, bottom in windows(57, settings):
-            for left, right in windows(83, settings):
-                own = network(normalised(image[:, top:bottom, left:right])[None]).softmax(1)[0]
-                total[:, top:bottom, left:right] += own
-                count[top:bottom, left:right] += 1
-        assert_close(found, total / count)
-
-    @pytest.mark.parametrize("size", [1, 32, 33, 100, 101])
-    def test_windows_cover_an_axis(self, size):
-        found = windows(size, Inference(window=32))
-        assert {place for start, end in found for place in range(start, end)} == set(range(size))
-        assert all(end - start == min(size, 32) for start, end in found)
-        assert all(later[0] <= earlier[1] - 32 // 3 + 1 for earlier, later in pairwise(found))
-
-    def test_a_mirror_image_gives_the_mirrored_result(self):
-        network, settings = Local(), Inference(flip=True)
-        assert torch.equal(
-            segment(network, picture().flip(2), 4, settings).flip(1), segment(network, picture(), 4, settings)
-        )
-
-    @pytest.mark.parametrize(
-        ("fields", "name"),
-        [
-            ({"scales": ()}, "scales"),
-            ({"window": 3}, "window"),
-            ({"overlap": 1.0}, "overlap"),
-            ({"memory": 0}, "memory"),
-        ],
-    )
-    def test_what_is_refused(self, fields, name):
-        with pytest.raises(ValueError, match=f"inference.{name}"):
-            Inference(**fields)
 
 
 class TestLoss:
@@ -371,6 +285,36 @@ class TestPictures:
         assert spread[:2] == ["case 0", "case 16"]
         assert len(spread) <= 4
         assert all(int(title.split()[1]) % 7 == 0 for title in worst)
+
+    def test_a_contact_sheet_without_a_picture(self):
+        assert Gallery(CLASSES).sheet(COLOURS).width > 0
+
+    @pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (1, 1)])
+    def test_a_picture_of_one_row(self, shape):
+        gallery = Gallery(CLASSES)
+        gallery.add("line", 0, np.zeros((*shape, 3), np.uint8), labelled(0, shape), labelled(1, shape, void=False))
+        assert gallery.sheet(COLOURS).height > shape[0]
+
+    @pytest.mark.parametrize("count", [1, 23, 41])
+    def test_several_processes_keep_what_one_would(self, count, monkeypatch):
+        """Three of them, each with its share of the images, the surplus ones too."""
+        galleries = [Gallery(CLASSES, size=3) for _ in range(4)]
+        for rank, indices in enumerate([range(count), *([i for i, _ in Shard(count, r, 3)] for r in range(3))]):
+            for index in indices:
+                case = self.case(index)
+                galleries[rank].add(case.title, index, case.image, case.truth, case.prediction)
+        alone, *shares = galleries
+        sent = pickle.dumps([(each._stride, each._spread, each._worst) for each in shares])
+
+        def everyones(found, _own):
+            found[:] = pickle.loads(sent)  # noqa: S301
+
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda: 3)
+        monkeypatch.setattr("torch.distributed.all_gather_object", everyones)
+        for each in shares:
+            each.gather()
+            assert np.array_equal(each.sheet(COLOURS), alone.sheet(COLOURS))
 
 
 def cut_off(_picture, path, **_options):

@@ -1,5 +1,6 @@
 """Instances: what a data set of them is, COCO's, and the generated shapes'."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,8 +254,13 @@ def instance_classes(dataset: str, classes: Sequence[str] = ()) -> tuple[str, ..
         classes: names of the categories of a data set of one's own in COCO's format; COCO's 80 if there are none.
 
     Raises:
+        DataError: names that are not unique, or with the generated data set.
         ValueError: an unknown data set.
     """
     if dataset not in DATASETS:
         raise ValueError(f"data.dataset must be one of {', '.join(DATASETS)} for instances, got {dataset!r}")
+    if dataset == "shapes" and classes:
+        raise DataError(f"data.class_names is for COCO's format, got {list(classes)} with data.dataset 'shapes'")
+    if twice := [name for name, count in Counter(("background", *classes)).items() if count > 1]:
+        raise DataError(f"data.class_names must differ from each other and from 'background', got {twice[0]!r} twice")
     return tuple(SHAPES) if dataset == "shapes" else ("background", *(classes or COCO))

@@ -89,6 +89,8 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"data.batch_size must be 1 or more, got {batch_size}")
+        if workers < 0:
+            raise ValueError(f"data.workers must be 0 or more, got {workers}")
         self.splits, self.batch_size, self.workers, self.seed = dict(splits), batch_size, workers, seed
         self.check, self.images = check, [Path(path) for path in images]
         self.sources: dict[str, Any] = {}

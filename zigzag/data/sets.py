@@ -1,5 +1,6 @@
 """The data sets by name: where their files lie, their classes, and what their masks' values mean."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,13 +42,15 @@ def classes_of(dataset: str, classes: Sequence[str] = ()) -> tuple[tuple[str, ..
         classes: names of a folder's classes.
 
     Raises:
-        DataError: a folder without names.
+        DataError: names that cannot be a folder's classes, or of classes that the data set has itself.
         ValueError: an unknown data set.
     """
     if dataset not in DATASETS:
         raise ValueError(f"data.dataset must be one of {', '.join(DATASETS)}, got {dataset!r}")
-    if dataset == "folder" and not classes:
-        raise DataError("data.class_names must name the classes of a folder, in the order of their labels, got none")
+    if dataset == "folder":
+        _check_names(classes)
+    elif classes:
+        raise DataError(f"data.class_names is for data.dataset 'folder', got {list(classes)} with {dataset!r}")
     colours = [voc_colour(label) for label in range(256)]
     names: dict[str, Sequence[str]] = {
         "shapes": SHAPES,
@@ -59,6 +62,15 @@ def classes_of(dataset: str, classes: Sequence[str] = ()) -> tuple[tuple[str, ..
     own = tuple(names.get(dataset, VOC))
     start = 1 if dataset == "context59" else 0
     return own, tuple(CAMVID_COLOURS if dataset == "camvid" else colours[start : start + len(own)])
+
+
+def _check_names(classes: Sequence[str]) -> None:
+    """Find names that cannot be those of a folder's classes."""
+    if not 2 <= len(classes) <= VOID:
+        expected = f"of a folder, in the order of their labels: from 2 to {VOID} of them, {VOID} being void"
+        raise DataError(f"data.class_names must name the classes {expected}; got {len(classes) or 'none'}")
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(f"data.class_names must differ from each other, got {twice[0]!r} twice")
 
 
 def _voc(root: Path, split: str) -> Source:
@@ -103,7 +115,12 @@ def _folder(root: Path, split: str, classes: Sequence[str]) -> Source:
         if not folder.is_dir():
             raise DataError(f"data.root: there is no folder {str(folder)!r}")
     files = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    stray = sorted({path.stem for path in masks.glob("*.png")} - {path.stem for path in files})
+    by_name: dict[str, Path] = {}
+    for path in files:
+        other = by_name.setdefault(path.stem, path)
+        if other != path:
+            raise DataError(f"{other} and {path.name}: both images would have the mask {path.stem}.png")
+    stray = sorted({path.stem for path in masks.glob("*.png")} - by_name.keys())
     if stray:
         raise DataError(f"{masks / stray[0]}.png: there is no image of that name in {images}")
     return MaskFiles([Pair(path, masks / f"{path.stem}.png") for path in files], *classes_of("folder", classes))
@@ -123,7 +140,11 @@ def _names(path: Path) -> list[str]:
     """Names in a list: the first word of every line, without folder and suffix."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such list")
-    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except ValueError as error:
+        raise DataError(f"{path}: the list must be text in UTF-8: {error}") from error
+    return [Path(line.split()[0]).stem for line in lines if line.strip()]
 
 
 def _image(folder: Path, name: str) -> Path:

@@ -153,9 +153,16 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            _check_depth(image)
             return ImageOps.exif_transpose(image).convert("RGB")
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Refuse what the conversion to RGB would cut off at 255."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise ValueError(f"its mode is {image.mode}, expected 8 bits a channel")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -168,6 +175,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
+            _check_depth(image)
             image.load()
             return (height, width) if image.getexif().get(0x0112) in sideways else (width, height)
     except _UNREADABLE as error:

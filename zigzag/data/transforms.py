@@ -1,7 +1,7 @@
 """Augmentation as the paper's: flip, scale 0.5 to 2, rotation within 10 degrees, crop. Masks never get a new label."""
 
 from dataclasses import dataclass
-from math import ceil, cos, radians, sin
+from math import ceil, cos, inf, radians, sin
 from typing import Any
 
 import torch
@@ -32,8 +32,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.crop < 32:
             raise ValueError(f"augmentation.crop must be 32 pixels or more, got {self.crop}")
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"augmentation.scale must be two factors > 0, the lesser first, got {self.scale}")
+        if not 0 < self.scale[0] <= self.scale[1] < inf:
+            raise ValueError(f"augmentation.scale must be two finite factors > 0, the lesser first, got {self.scale}")
         if not 0 <= self.rotation <= 90:
             raise ValueError(f"augmentation.rotation must be 0 to 90 degrees, got {self.rotation}")
         if not 0 <= self.flip <= 1:

@@ -2,8 +2,10 @@
 
 import heapq
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.distributed
 from PIL import Image
 from torch import Tensor
 
@@ -32,12 +34,32 @@ class Gallery:
         case = thumbnail(Case(f"{name}   mIoU {100 * miou:.1f}", image, truth, prediction))
         if index % self._stride == 0:
             self._spread.append((index, case))
-            if len(self._spread) > 2 * self.size:  # half of them, twice as far apart
-                self._stride *= 2
-                self._spread = [entry for entry in self._spread if entry[0] % self._stride == 0]
+            self._thin()
         if miou == miou:  # no NaN: something is labelled
             entry = (-miou, index, case)
             (heapq.heappush if len(self._worst) < self.size else heapq.heappushpop)(self._worst, entry)
+
+    def gather(self) -> None:
+        """Take in what the other processes have, so that each has what one alone would keep; all of them call it."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, (self._stride, self._spread, self._worst))
+        strides, spreads, worst = zip(*found, strict=True)
+        by_index = {entry[0]: entry for own in spreads for entry in own}  # surplus images are in several shares
+        self._stride, self._spread = max(strides), list(by_index.values())
+        self._thin()
+        by_place = {entry[:2]: entry for own in worst for entry in own}
+        self._worst = [by_place[place] for place in heapq.nlargest(self.size, by_place)]
+        heapq.heapify(self._worst)
+
+    def _thin(self) -> None:
+        """Keep to the stride, and double it while there are too many."""
+        while True:
+            self._spread = [entry for entry in self._spread if entry[0] % self._stride == 0]
+            if len(self._spread) <= 2 * self.size:
+                return
+            self._stride *= 2
 
     def sheet(self, colours: Sequence[Colour]) -> Image.Image:
         """The contact sheet."""

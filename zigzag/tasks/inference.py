@@ -3,9 +3,9 @@
 Class probabilities (softmax) are averaged: over mirror images, over the windows that see a pixel, then over scales.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 import torch
 from torch import Tensor
@@ -25,19 +25,21 @@ class Inference:
     Attributes:
         scales: factors whose predictions are averaged; the paper's are 0.6, 0.8, 1.0, 1.2 and 1.4.
         flip: average with the mirror image's too.
-        window: side in pixels of what the network sees at a time, where a scaled image is larger; None for all of it.
+        window: side in pixels of what the network sees at a time, where a scaled image is larger; None for all of it,
+            however large. The paper's is the crop that it trains on.
         overlap: least share of a window that the next one sees again.
-        memory: MiB for the probabilities of all classes that are held at a time, and so for an image of any size.
+        memory: MiB for the rows of an image that are softened, resized and averaged at a time. `probabilities` says
+            what comes on top.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    window: int | None = None
+    window: int | None = 1024
     overlap: float = 1 / 3
     memory: int = 512
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(0 < scale < inf for scale in self.scales):
             raise ValueError(f"inference.scales must be one or more factors > 0, got {self.scales}")
         if self.window is not None and self.window < 32:
             raise ValueError(f"inference.window must be 32 pixels or more, or null, got {self.window}")
@@ -47,11 +49,22 @@ class Inference:
             raise ValueError(f"inference.memory must be 1 MiB or more, got {self.memory}")
 
 
-@torch.no_grad()
 def segment(network: Network, image: Tensor, classes: int, settings: Inference) -> Tensor:
-    """The most probable label of every pixel, (H, W) uint8.
+    """The most probable label of every pixel, (H, W) uint8; arguments are those of `probabilities`."""
+    return torch.cat([band.argmax(0).byte() for band in probabilities(network, image, classes, settings)])
 
-    A large image is done in bands of rows, each as high as ``settings.memory`` allows; the result is the same.
+
+@torch.no_grad()
+def probabilities(network: Network, image: Tensor, classes: int, settings: Inference) -> Iterator[Tensor]:
+    """The probabilities of all classes, (classes, rows, W) float32, band of rows after band from the top.
+
+    The network runs once for every scale, window and mirror image, whatever ``settings.memory`` is; the results are the
+    same. Beside the network's own memory and ``settings.memory`` for a band, there are in floats
+
+    - with a window: of every scale the sum over a row of windows, classes x window x the scale's width, and of one at a
+      time what the next row sees again. Scales go side by side, and nothing of this grows with the image's height;
+    - without: of one scale at a time the network's scores, classes x its height x its width, and those of the mirror
+      image. With several scales their sum, classes x H x W; one scale comes after the other.
 
     Args:
         network: (1, 3, h, w) float32 to scores (1, classes, h, w).
@@ -60,60 +73,108 @@ def segment(network: Network, image: Tensor, classes: int, settings: Inference) 
         settings: scales, windows, memory.
     """
     height, width = image.shape[1:]
-    widest = ceil(width * max(1.0, *settings.scales))
-    rows = max(1, int(settings.memory * 2**20 / (4 * _HELD * classes * widest)))
-    scaled = [_resized(image, factor) for factor in settings.scales]
-    bands = [
-        probabilities(network, scaled, (height, width), range(top, min(top + rows, height)), classes, settings)
-        .argmax(0)
-        .byte()
-        for top in range(0, height, rows)
-    ]
-    return torch.cat(bands)
+    pixels = width * max(1.0, *settings.scales) ** 2
+    step = max(1, int(settings.memory * 2**20 / (4 * _HELD * classes * pixels)))
+    bands = [range(top, min(top + step, height)) for top in range(0, height, step)]
+    scales = [_Scale(network, image, factor, classes, settings, step) for factor in settings.scales]
+    if settings.window is not None or len(scales) == 1:
+        for band in bands:
+            total = image.new_zeros((classes, len(band), width), dtype=torch.float32)
+            for scale in scales:
+                total += scale.resized(band)
+            yield total / len(scales)
+        return
+    total = image.new_zeros((classes, height, width), dtype=torch.float32)
+    while scales:
+        scale = scales.pop(0)  # what it holds goes with it
+        for band in bands:
+            total[:, band.start : band.stop] += scale.resized(band)
+    for band in bands:
+        yield total[:, band.start : band.stop] / len(settings.scales)
 
 
-_HELD = 4
-"""Arrays of a band's size that are alive at once: the average, a scale's sum, and two while it is resized."""
+_HELD = 6
+"""Arrays of a band's size, in the largest scale's pixels, that are alive at once while it is softened and resized."""
 
 
-def probabilities(
-    network: Network, scaled: list[Tensor], size: tuple[int, int], rows: range, classes: int, settings: Inference
-) -> Tensor:
-    """The probabilities (classes, len(rows), W) of some rows of an image of ``size``, from its scaled copies."""
-    height, width = size
-    total = scaled[0].new_zeros((classes, len(rows), width), dtype=torch.float32)
-    for image in scaled:
-        low, high, share = _between(rows, height, image.shape[1], image.device)
-        seen = range(int(low[0]), int(high[-1]) + 1)
-        band = _band(network, image, seen, classes, settings)
-        band = _mixed(band, 1, low - seen.start, high - seen.start, share[:, None])
-        total += _mixed(band, 2, *_between(range(width), width, image.shape[2], image.device))
-    return total / len(scaled)
+_ALIGNED = 16
+"""Rows; softmax rounds differently where its pixels fill no vector, and so strips of these alone have the same bits."""
 
 
-def _band(network: Network, image: Tensor, rows: range, classes: int, settings: Inference) -> Tensor:
-    """The probabilities (classes, len(rows), w) of some rows of a scaled image (3, h, w): the windows' average."""
-    total = image.new_zeros((classes, len(rows), image.shape[2]), dtype=torch.float32)
-    count = image.new_zeros((len(rows), image.shape[2]), dtype=torch.float32)
-    for top, bottom in windows(image.shape[1], settings):
-        first, last = max(top, rows.start), min(bottom, rows.stop)
-        if first >= last:
-            continue
-        for left, right in windows(image.shape[2], settings):
-            own = _window(network, image[:, top:bottom, left:right], flip=settings.flip)
-            inside = slice(first - rows.start, last - rows.start), slice(left, right)
-            total[:, *inside] += own[:, first - top : last - top]
-            count[inside] += 1
-    return total.div_(count)
+class _Scale:
+    """The probabilities of a scaled image, which the network sees from the top down, as their rows are asked for."""
+
+    def __init__(
+        self, network: Network, image: Tensor, factor: float, classes: int, settings: Inference, step: int
+    ) -> None:
+        self._size, self._device = image.shape[1:], image.device
+        image = _resized(image, factor)
+        self._height, self._width = image.shape[1:]
+        if settings.window is None or max(self._height, self._width) <= settings.window:
+            self._strips = _whole(network, image, step, flip=settings.flip)
+        else:
+            self._strips = _slid(network, image, classes, step, settings)
+        self._held, self._start = image.new_empty((classes, 0, self._width), dtype=torch.float32), 0
+
+    def resized(self, band: range) -> Tensor:
+        """Some rows at the image's size, (classes, len(band), W); each band begins where the one before it ended."""
+        height, width = self._size
+        low, high, share = _between(band, height, self._height, self._device)
+        first = int(low[0])
+        rows = self._rows(first, int(high[-1]) + 1)
+        rows = _mixed(rows, 1, low - first, high - first, share[:, None])
+        return _mixed(rows, 2, *_between(range(width), width, self._width, self._device))
+
+    def _rows(self, first: int, last: int) -> Tensor:
+        """Rows of the scaled image; of these, the next call can ask for no more than the last two again."""
+        strips, end = [self._held], self._start + self._held.shape[1]
+        while end < last:
+            strips.append(next(self._strips))
+            end += strips[-1].shape[1]
+        held = torch.cat(strips, 1)
+        rows = held[:, first - self._start : last - self._start]
+        kept = max(self._start, last - 2)
+        self._held, self._start = held[:, kept - self._start :].clone(), kept
+        return rows
 
 
-def _window(network: Network, image: Tensor, *, flip: bool) -> Tensor:
-    """The probabilities (classes, h, w) of an image (3, h, w) that the network sees whole."""
+def _whole(network: Network, image: Tensor, step: int, *, flip: bool) -> Iterator[Tensor]:
+    """The probabilities (classes, rows, w) of an image (3, h, w) that the network sees whole, some rows at a time."""
     pixels = normalised(image)[None].contiguous(memory_format=torch.channels_last)
-    result = network(pixels).float().softmax(1)
-    if flip:
-        result = (result + network(pixels.flip(3)).float().softmax(1).flip(3)) / 2
-    return result[0]
+    scores = network(pixels)[0]
+    mirrored = network(pixels.flip(3))[0] if flip else None
+    del pixels
+    step = _ALIGNED * ceil(step / _ALIGNED)
+    for top in range(0, image.shape[1], step):
+        own = scores[:, top : top + step].float().softmax(0)
+        if mirrored is not None:
+            own = (own + mirrored[:, top : top + step].float().softmax(0).flip(2)) / 2
+        yield own
+
+
+def _slid(network: Network, image: Tensor, classes: int, step: int, settings: Inference) -> Iterator[Tensor]:
+    """The same, averaged over windows: rows are done when the windows below see them no more."""
+    down, across = windows(image.shape[1], settings), windows(image.shape[2], settings)
+    side = down[0][1]
+    total = image.new_zeros((classes, side, image.shape[2]), dtype=torch.float32)
+    count = image.new_zeros((side, image.shape[2]), dtype=torch.float32)
+    for (top, bottom), after in zip(down, [*(top for top, _ in down[1:]), image.shape[1]], strict=True):
+        for left, right in across:
+            (own,) = _whole(network, image[:, top:bottom, left:right], side, flip=settings.flip)
+            total[:, :, left:right] += own
+            count[:, left:right] += 1
+        for start in range(0, after - top, step):
+            done = slice(start, min(start + step, after - top))
+            yield total[:, done] / count[done]
+        _scroll(total, 1, after - top)
+        _scroll(count, 0, after - top)
+
+
+def _scroll(values: Tensor, axis: int, rows: int) -> None:
+    """Move what is below the first rows of an axis to its beginning, and zeros up from its end."""
+    kept = values.shape[axis] - rows
+    values.narrow(axis, 0, kept).copy_(values.narrow(axis, rows, kept).clone())
+    values.narrow(axis, kept, rows).zero_()
 
 
 def windows(size: int, settings: Inference) -> list[tuple[int, int]]:

@@ -17,6 +17,8 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 _EDGE = 8
 _ROW = 22
 _STRENGTH = 0.6
+_SHEET = 100
+"""Width of a column without a picture."""
 
 
 def save(picture: Image.Image, path: Path) -> None:
@@ -89,7 +91,7 @@ class Case:
 
 def thumbnail(case: Case, width: int = 300) -> Case:
     """The case at most ``width`` wide."""
-    height = round(case.image.shape[0] * width / case.image.shape[1])
+    height = max(1, round(case.image.shape[0] * width / case.image.shape[1]))
     if width >= case.image.shape[1]:
         return case
     box, nearest = Image.Resampling.BOX, Image.Resampling.NEAREST
@@ -100,7 +102,7 @@ def thumbnail(case: Case, width: int = 300) -> Case:
 def contact_sheet(sections: Sequence[tuple[str, Sequence[Case]]], colours: Sequence[Colour]) -> Image.Image:
     """Rows of image, truth, prediction, and where they differ (red), under the headings of their sections."""
     cases = [case for _, own in sections for case in own]
-    width = max(case.image.shape[1] for case in cases)
+    width = max([case.image.shape[1] for case in cases], default=_SHEET)
     columns = ("image", "truth", "prediction", "wrong")
     heading = ImageFont.load_default(18)
     text = ImageFont.load_default(13)

@@ -143,6 +143,7 @@ class SemanticSegmentation(pl.LightningModule):
         if not self._has_truth:
             return
         scores = self._log_scores("test")
+        self.gallery.gather()
         if self.trainer.is_global_zero:
             folder = self.folder / "test"
             scores.write(folder)
