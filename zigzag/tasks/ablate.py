@@ -66,8 +66,10 @@ SETS: dict[str, tuple[str, dict[str, Options]]] = {
     "presets": (
         "Presets and ways to resize",
         {
-            "stable, linear": {},
-            "stable, nearest": {"resize": "nearest"},
+            "gated, linear": {"preset": "gated"},
+            "gated, nearest": {"preset": "gated", "resize": "nearest"},
+            "stable, linear": {"preset": "stable"},
+            "stable, nearest": {"preset": "stable", "resize": "nearest"},
             "paper, linear": {"preset": "paper"},
             "paper, nearest": {"preset": "paper", "resize": "nearest"},
         },
