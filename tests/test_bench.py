@@ -218,6 +218,21 @@ class TestCases:
         assert all(row.status == "ok" for row in rows.values()), [row.note for row in rows.values()]
         assert rows[OURS, direction].size == 64
 
+    def test_a_networks_average_over_scales_is_right_and_timed(self, work, monkeypatch):
+        pytest.importorskip("torchvision")
+        pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
+        from zigzag.bench import model
+
+        monkeypatch.setattr(model, "BACKBONE", "resnet18")
+        images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+        case = build("model.segment", Workload(work.features, work.neck, images=images))
+        (found,) = case.formulations[OURS].run("forward")["output"]
+        assert found.shape == (model.CLASSES, 64, 64)
+        torch.testing.assert_close(found.sum(0), torch.ones(64, 64))
+        rows = measured(case, ["forward"])
+        assert {side for side, _ in rows} == {OURS, EAGER, COMMUTED, FLOOR}
+        assert all(row.status == "ok" for row in rows.values()), [row.note for row in rows.values()]
+
     def test_rows_go_through_json(self, work, tmp_path):
         from zigzag.bench import rows
 

@@ -1,4 +1,6 @@
-"""The cases of a whole network: prediction, and a training step, of the semantic segmenter on small crops.
+"""The cases of a whole network: prediction, at one scale and averaged over several, and a training step.
+
+They are of the semantic segmenter on small crops.
 
 Its head reads the sum of all maps, so that every part of the neck works.
 """
@@ -7,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -96,9 +98,63 @@ class Network(Formulation):
         return replace(self, model=model, maps=images, parameters=list(model.parameters()), optimizer=None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Averaged(Network):
+    """A network with the image that it predicts at the paper's five scales, each mirrored too.
+
+    Attributes:
+        image: RGB (3, H, W) uint8.
+    """
+
+    image: Tensor
+
+    def run(self, direction: Direction) -> Results:  # noqa: ARG002 - there is one
+        """The probabilities that `zigzag.tasks.inference.segment` takes its labels from."""
+        from zigzag.tasks.inference import PAPER_SCALES, Inference, probabilities
+
+        (images,) = self.maps
+
+        def network(pixels: Tensor) -> Tensor:
+            return cast(Tensor, self.model(pixels.to(images.dtype)))
+
+        with nullcontext() if self.backend is None else zigzag.use_backend(self.backend):
+            bands = probabilities(network, self.image, CLASSES, Inference(PAPER_SCALES, flip=True))
+            return {"output": [torch.cat(list(bands), 1)]}
+
+
 def predict(work: Workload) -> Case:
     """Scores of every pixel of two images."""
     return _case("model.predict", work, {"forward": 5.0})
+
+
+def segment(work: Workload) -> Case:
+    """Probabilities of every pixel of the first image as a test averages them: ten runs of the network."""
+    from zigzag.data.transforms import denormalised
+    from zigzag.tasks.inference import PAPER_SCALES
+
+    one = _case("model.segment", work, {"forward": 30.0})
+    ours = cast(Network, one.formulations[OURS])
+    image = denormalised(ours.maps[0][0])
+    sides = {
+        name: Averaged(**{**_fields(cast(Network, side)), "image": image}) for name, side in one.formulations.items()
+    }
+    sizes = [[max(1, round(side * scale)) for side in image.shape[1:]] for scale in PAPER_SCALES]
+    seen = [F.interpolate(ours.maps[0][:1], size) for size in sizes]
+    inner = [Workload(_maps(ours.model, x), cast("zigzag.nn.ZigZagNeck", ours.model.neck)) for x in seen]
+    floors = [_floors(ours.model, x, own, None)["forward"] for x, own in zip(seen, inner, strict=True)]
+    costs = [_costs(ours.model, x, own, backward=False) for x, own in zip(seen, inner, strict=True)]
+    return replace(
+        one,
+        shape=f"{BACKBONE}, {CLASSES} classes, {'x'.join(map(str, image.shape))}, scales {PAPER_SCALES}, mirrored",
+        formulations=sides,
+        exact=lambda direction: sides[COMMUTED].double().run(direction),
+        costs={"forward": 2 * [each for own in costs for each in own]},
+        floors={"forward": Floor(lambda: [floor() for floor in 2 * floors], [x for f in floors for x in f.operands])},
+    )
+
+
+def _fields(side: Network) -> dict[str, Any]:
+    return {field.name: getattr(side, field.name) for field in fields(side)}
 
 
 def step(work: Workload) -> Case:
@@ -188,7 +244,7 @@ def _maps(model: SemanticSegmenter, images: Tensor) -> list[Tensor]:
 
 
 def _floors(
-    model: SemanticSegmenter, images: Tensor, inner: Workload, optimizer: torch.optim.Optimizer
+    model: SemanticSegmenter, images: Tensor, inner: Workload, optimizer: torch.optim.Optimizer | None
 ) -> dict[Direction, Floor]:
     """Backbone, the neck's convolutions and the head; in a step their gradients and the optimiser's part too."""
     convolutions = Convolutions(layers(inner, laterals=True))
@@ -206,7 +262,7 @@ def _floors(
             leaves = list(part.parameters())
             torch.autograd.grad(outputs, leaves, [torch.ones_like(x) for x in outputs])
         convolutions.training_step()
-        return optimizer.step()
+        return None if optimizer is None else optimizer.step()
 
     operands = [images, *convolutions.operands]
     return {"forward": Floor(forward, operands), "forward+backward": Floor(training_step, operands)}

@@ -172,6 +172,15 @@ REGISTRY: tuple[Entry, ...] = (
     Entry("neck.whole", neck.whole, directions=("forward",), stages=3, checking=11.0, timing=4.5, compiling=150.0),
     Entry("model.predict", model.predict, directions=("forward",), checking=10.0, timing=5.0, compiling=160.0),
     Entry(
+        "model.segment",
+        model.segment,
+        layouts=("channels_last",),
+        directions=("forward",),
+        checking=70.0,
+        timing=30.0,
+        compiling=800.0,
+    ),
+    Entry(
         "model.step", model.step, directions=("forward+backward",), half=(), checking=12.0, timing=10.0, compiling=200.0
     ),
 )
@@ -181,6 +190,8 @@ _FIRST = (
     *("dense_pathway.level1", "dense_pathway.level4", "neck.fuse"),
 )
 _CI = (*_FIRST[:-1], "neck.stage")
+_ON_REQUEST = ("model.segment",)
+"""Cases of minutes that need the extra of training: by their name, and in suite all."""
 _NETWORKS = ("neck", "model")
 _LARGE = (*_NETWORKS, "position_sensitive_pool")
 """Cases whose stock versions take seconds: in few variants."""
@@ -207,6 +218,8 @@ def _full(entry: Entry, variant: Variant) -> bool:
     float16, in which stock PyTorch's convolutions take seconds on a CPU, is in one layout, and not for whole networks;
     the fusing of all levels is in one layout, too, one stage of it in both.
     """
+    if entry.name in _ON_REQUEST:
+        return False
     if variant.dtype == "float16" and (entry.name.startswith(_NETWORKS) or variant.layout != "channels_last"):
         return False
     if entry.name.startswith(_LARGE):

@@ -74,9 +74,20 @@ def training_transform(augmentation: Augmentation) -> v2.Transform:
     return v2.Compose([*steps, v2.CenterCrop(crop), v2.RandomHorizontalFlip(augmentation.flip)])
 
 
+def denormalised(image: Tensor) -> Tensor:
+    """The image (..., 3, H, W) uint8 that `normalised` gives this one for, but for rounding."""
+    mean, deviation = _moments(image)
+    return ((image.float() * deviation + mean) * 255).round().clamp(0, 255).byte()
+
+
 def normalised(image: Tensor) -> Tensor:
     """An RGB image (..., 3, H, W) of uint8, or of floats from 0 to 255, as the networks take it, float32."""
+    mean, deviation = _moments(image)
+    return (image.float() / 255 - mean) / deviation
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
     mean, deviation = (
         torch.tensor(values, device=image.device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_DEVIATION)
     )
-    return (image.float() / 255 - mean) / deviation
+    return mean, deviation
