@@ -21,17 +21,22 @@ class Kernel:
     stack: int
     shared: int
     local: int
-    wide_loads: int = 0
+    loads: int = 0
+    wide_loads: int = 0  # of 128 bits
+    narrow_loads: int = 0  # of less than 64 bits
+    stores: int = 0
     wide_stores: int = 0
     copies: int = 0
     products: int = 0
 
     def __str__(self):
         memory = f"{self.registers:4} {self.stack:6} {self.shared:7} {self.local:6}"
-        counts = f"{self.wide_loads:8} {self.wide_stores:8} {self.copies:7} {self.products:5}"
+        loads, stores = f"{self.wide_loads}/{self.loads}", f"{self.wide_stores}/{self.stores}"
+        counts = f"{loads:>8} {stores:>8} {self.copies:7} {self.products:5}"
         return f"{self.name:60} {memory} {counts}"
 
 
+# Accesses to global memory: those of 128 bits, of all.
 HEADER = f"{'kernel':60} regs  stack  shared  local LDG.128  STG.128 UTMALDG  HMMA"
 
 
@@ -73,8 +78,15 @@ def kernels_of(library, architecture="sm_90a"):
         if start:
             current = found.get(start.group(1))
         elif current is not None:
-            current.wide_loads += bool(re.search(r"\bLDG\.\S*128", line))
-            current.wide_stores += bool(re.search(r"\bSTG\.\S*128", line))
+            access = re.search(r"\b(LDG|STG)\.(\S*)", line)
+            width = access and re.search(r"128|64", access.group(2))
+            if access and access.group(1) == "LDG":
+                current.loads += 1
+                current.wide_loads += bool(width and width.group() == "128")
+                current.narrow_loads += not width
+            elif access:
+                current.stores += 1
+                current.wide_stores += bool(width and width.group() == "128")
             current.copies += "UTMALDG" in line
             current.products += bool(re.search(r"\bHMMA\.\S*TF32", line))
     return {kernel.name: kernel for kernel in found.values()}

@@ -6,6 +6,7 @@ them: the checks of arguments, fake kernels, autograd, compilation.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
@@ -33,9 +34,20 @@ def take_the_place_of(name, dtypes=None, otherwise=None):
     backends._register(backends.Backend(name, "cpu", lambda: None, dtypes, otherwise))
 
 
+def _emulated():
+    return Path(os.environ.get("ZIGZAG_EMULATED_LIBRARY", EMULATED))
+
+
+def emulated_count(what):
+    """What the emulation counts since the process began: its bulk "copies" and its "launches" of kernels."""
+    count = getattr(ctypes.CDLL(str(_emulated())), f"zigzag_emulated_{what}")
+    count.restype = ctypes.c_int64
+    return count()
+
+
 def emulate_cuda():
     """The CUDA kernels with their bindings, in a library that registers itself; nothing where it was not built."""
-    path = Path(os.environ.get("ZIGZAG_EMULATED_LIBRARY", EMULATED))
+    path = _emulated()
     if path.is_file():
         torch.ops.load_library(str(path))
         take_the_place_of("cuda")

@@ -22,6 +22,8 @@ STREAMING = {
     "pathway_sources": "both",
 }
 VECTORS = {"double": 2, "float": 4, "__nv_bfloat16": 8, "__half": 8}
+# What else is loaded are images' sizes, integers of 64 bits: 3 in 8 at most (pathway_sources, whose code is short).
+SHARE = 0.6
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="zigzag/_C_cuda.so was not built: no CUDA compiler here"),
@@ -62,6 +64,22 @@ def test_maps_stream_in_vectors_of_16_bytes(kernels, name, dtype):
         assert kernel.wide_loads > 0, kernel
         if STREAMING[name] == "both":
             assert kernel.wide_stores > 0, kernel
+        if VECTORS[dtype] == 8:
+            assert kernel.narrow_loads == 0, kernel
+            assert kernel.wide_loads >= SHARE * kernel.loads, kernel
+            assert kernel.wide_stores == kernel.stores, kernel
+
+
+def test_widths_are_read_off_the_code(monkeypatch):
+    """One narrow access among wide ones is seen."""
+    usage = "Function f:\n  REG:40 STACK:0 SHARED:0 LOCAL:0"
+    code = ["LDG.E.128 R4, [R2]", "@P0 LDG.E.128.CONSTANT R4, [R2]", "LDG.E.64 R4, [R2]", "LDG.E.U16 R4, [R2]"]
+    code += ["LDG.E R4, [R2]", "STG.E.128 [R2], R4", "STG.E [R2], R4", "LDGSTS.E.128 [R2], [R4]", "LDS.128 R4, [R2]"]
+    sass = "\n".join(["Function : f", *code])
+    monkeypatch.setattr(cuda_binary, "dump", lambda *words: usage if "--dump-resource-usage" in words else sass)
+    kernel = cuda_binary.kernels_of("none")["f"]
+    assert (kernel.loads, kernel.wide_loads, kernel.narrow_loads) == (5, 2, 2)
+    assert (kernel.stores, kernel.wide_stores) == (2, 1)
 
 
 def test_rows_come_by_bulk_copies_where_there_are_any(kernels, architecture):

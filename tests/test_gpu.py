@@ -83,6 +83,54 @@ def test_reduce_overhead(name):
                 torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
 
 
+def gradients(function, module, maps):
+    """Of everything that learns and of the maps; copies, which a later step leaves alone."""
+    leaves = [x.detach().requires_grad_() for x in maps]
+    loss = sum(result.square().sum() for result in function(leaves))
+    return [gradient.clone() for gradient in torch.autograd.grad(loss, [*leaves, *module.parameters()])]
+
+
+def test_a_training_step_is_captured(name):
+    module, static = neck(), [x.requires_grad_() for x in features()]
+    fresh = [torch.randn_like(x) for x in static]
+    leaves = [*static, *module.parameters()]
+
+    def step():
+        sum(result.square().sum() for result in module(static)).backward()
+
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True):  # the convolutions are not ours
+        expected = gradients(module, module, fresh)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        for leaf in leaves:
+            leaf.grad = None  # what is captured gives memory of its own to every gradient, and writes it anew
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        with torch.no_grad():
+            for x, value in zip(static, fresh, strict=True):
+                x.copy_(value)
+        for _ in range(2):
+            graph.replay()
+    for leaf, truth in zip(leaves, expected, strict=True):
+        torch.testing.assert_close(leaf.grad, truth)
+
+
+def test_a_training_step_with_reduce_overhead(name):
+    module = neck()
+    traced = torch.compile(module, mode="reduce-overhead", fullgraph=True)
+    for _ in range(3):
+        torch.compiler.cudagraph_mark_step_begin()
+        maps = [torch.randn_like(x) for x in features()]
+        pairs = zip(gradients(traced, module, maps), gradients(module, module, maps), strict=True)
+        for found, expected in pairs:
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+
+
 def test_nothing_waits_for_the_gpu(name):
     module, maps = neck(), features()
     valid = [torch.tensor([[size, size - 3], [size - 2, size]]).cuda() for size in SIZES]
@@ -115,18 +163,51 @@ def test_two_runs_agree_bit_for_bit(name, dtype):
         assert torch.equal(one, other)
 
 
-def test_more_elements_than_32_bits_count(name):
-    """The last pixels of a map of 2.2e9 elements, as those of a small one."""
-    if torch.cuda.mem_get_info()[0] < 24 << 30:
-        pytest.skip("needs 24 GiB of free GPU memory")
-    height, width, channels = 1040, 8192, 256
-    x = torch.zeros(1, channels, height, width, dtype=torch.bfloat16, device="cuda")
-    x = x.to(memory_format=torch.channels_last)
-    x[:, :, -130:] = 1
+# Of one image more than 2^31 elements, so that from the second on images begin where 32 bits do not reach.
+HEIGHT, WIDTH, CHANNELS, ROWS = 1040, 8192, 256, 130
+
+
+def large(batch, needed):
+    """Zeros, and ones in the last image's last ROWS rows; ``needed`` is in GiB."""
+    if torch.cuda.mem_get_info()[0] < needed << 30:
+        pytest.skip(f"needs {needed} GiB of free GPU memory")
+    x = torch.zeros(batch, HEIGHT, WIDTH, CHANNELS, dtype=torch.bfloat16, device="cuda").permute(0, 3, 1, 2)
+    x[-1, :, -ROWS:] = 1
+    return x
+
+
+@pytest.mark.parametrize(("batch", "needed"), [(1, 24), (2, 48)])
+def test_more_elements_than_32_bits_count(name, batch, needed):
+    """The last pixels of a map of 2.2e9 elements an image, as those of a small one."""
+    x = large(batch, needed)
     sums, power = zigzag.ops.region_stats(x, (8,), 0)
-    cell = 130 * (width // 8)
-    assert sums.view(8, 8, channels)[-1].eq(cell).all()
-    assert sums.view(8, 8, channels)[:-1].eq(0).all()
-    assert power.eq(8 * cell).all()
+    cell = ROWS * (WIDTH // 8)
+    assert sums[-1].view(8, 8, CHANNELS)[-1].eq(cell).all()
+    assert sums[-1].view(8, 8, CHANNELS)[:-1].eq(0).all()
+    assert power[-1].eq(8 * cell).all()
+    assert not sums[:-1].any()
+    assert not power[:-1].any()
     output = zigzag.ops.dense_pathway(x, [x[:, :, :1, :1]], combine="sum")
     assert torch.equal(output, x)
+
+
+@pytest.mark.parametrize(("batch", "needed"), [(1, 24), (2, 48)])
+def test_more_elements_than_32_bits_count_in_region_stats_backward(name, batch, needed):
+    x = large(batch, needed).requires_grad_()
+    sums, power = zigzag.ops.region_stats(x, (8,), 0)
+    of_sums = torch.zeros_like(sums)
+    of_sums[-1].view(8, 8, CHANNELS)[-1] = 3
+    (gradient,) = torch.autograd.grad([sums, power], x, [of_sums, torch.ones_like(power)])
+    assert gradient[-1, :, -ROWS:].eq(3 + 2).all()
+    assert torch.count_nonzero(gradient).item() == CHANNELS * ROWS * WIDTH
+
+
+@pytest.mark.parametrize(("batch", "needed"), [(1, 48), (2, 96)])
+def test_more_elements_than_32_bits_count_in_dense_pathway_backward(name, batch, needed):
+    """A source as large as the base; the gradient of their sum is the same for both."""
+    x = large(batch, needed)
+    base, source = (x.detach().requires_grad_() for _ in range(2))
+    output = zigzag.ops.dense_pathway(base, [source])
+    assert output.detach()[-1, :, -ROWS:].eq(2).all()
+    for gradient in torch.autograd.grad(output, [base, source], x):
+        assert torch.equal(gradient, x)

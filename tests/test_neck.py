@@ -74,6 +74,17 @@ def test_two_runs_agree(backend):
     assert_same_bits(first[1].values(), second[1].values(), "backward")
 
 
+def test_a_single_image_stays_channels_last_in_training(backend):
+    """Strides of its axis of size 1 say nothing of where its values lie, and convolutions go by them."""
+    maps = [torch.randn(1, size, size, 16).permute(0, 3, 1, 2) for size in (9, 5)]
+    module = neck_of(config_of("stable", 2, stages=2))
+    with zigzag.use_backend(backend.name):
+        for found in module.fuse(maps):
+            assert found.requires_grad
+            assert found.is_contiguous(memory_format=torch.channels_last)
+            assert not found.is_contiguous()
+
+
 def test_batch_mates_and_padding_change_nothing(backend):
     """Bit for bit in a batch of one shape; alone, convolutions run on another shape and the ratio holds, as below."""
     problem = neck_problem(replace(STABLE, number=3, padded=True))

@@ -5,15 +5,12 @@ What the operation computes is shown by tests/test_region_stats.py, on this back
 
 from __future__ import annotations
 
-import ctypes
-import os
-
 import pytest
-import stand_ins
 import torch
 from cases import FLOATS, StatsCase, laid_out, normal
 from checks import assert_same_bits
 from spies import Spy
+from stand_ins import emulated_count
 
 import zigzag
 
@@ -46,23 +43,15 @@ pytestmark = [
 ]
 
 
-def copies():
-    """Bulk copies since the process began; the emulation counts them."""
-    path = os.environ.get("ZIGZAG_EMULATED_LIBRARY", stand_ins.EMULATED)
-    count = ctypes.CDLL(str(path)).zigzag_emulated_copies
-    count.restype = ctypes.c_int64
-    return count()
-
-
 def found(case):
     """The results on both backends, and how many copies were made."""
     x = case.problem().tensors["x"]
     valid = case.problem().sizes["x"] if case.padded else None
     if BACKEND.device == "cuda":
         x, valid = x.cuda(), None if valid is None else valid.cuda()
-    before = copies() if EMULATED else 0
+    before = emulated_count("copies") if EMULATED else 0
     bulk = zigzag.ops.region_stats(x, case.grids, case.halo, valid=valid, backend="hopper")
-    made = copies() - before if EMULATED else None
+    made = emulated_count("copies") - before if EMULATED else None
     return bulk, zigzag.ops.region_stats(x, case.grids, case.halo, valid=valid, backend="cuda"), made
 
 
@@ -88,9 +77,9 @@ def test_what_bulk_copies_do_not_take_the_plain_kernel_does(case):
 def test_a_slice_of_a_larger_map_is_taken_where_its_pixels_stay_side_by_side():
     whole = laid_out(normal(torch.Generator().manual_seed(0), 2, 64, 12, 9, dtype=torch.bfloat16), "channels_last")
     part = whole.to(BACKEND.device)[:, :, 2:9]  # the public function would copy it
-    before = copies() if EMULATED else 0
+    before = emulated_count("copies") if EMULATED else 0
     bulk = torch.ops.zigzag_hopper.region_stats(part, [3, 5, 7], 1, None)
-    assert not EMULATED or copies() - before == 2 * 7
+    assert not EMULATED or emulated_count("copies") - before == 2 * 7
     assert_same_bits(bulk, torch.ops.zigzag_cuda.region_stats(part, [3, 5, 7], 1, None), "slice")
 
 

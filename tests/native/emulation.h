@@ -108,7 +108,7 @@ struct Machine {
   Exchange exchanges[kMostThreads / kWarp];
   TileCopy copies[kMostCopies];  // on their way
   int copying = 0;
-  int64_t copied = 0;            // copies since the process began
+  int64_t copied = 0, launched = 0;  // copies and kernels since the process began
 };
 
 inline Machine machine;
@@ -241,6 +241,7 @@ ZIGZAG_SCHEDULER inline void run_block(unsigned threads) {
 ZIGZAG_SCHEDULER inline void launch(unsigned blocks, dim3 threads, size_t shared, const std::function<void()>& kernel) {
   const char* order = std::getenv("ZIGZAG_EMULATED_ORDER");
   const bool reversed = order && std::strcmp(order, "reversed") == 0;
+  machine.launched += blocks > 0;  // without blocks a GPU launches nothing
   machine.kernel = &kernel;
   machine.block_size = threads;
   machine.grid_size = {blocks, 1, 1};

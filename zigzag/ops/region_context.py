@@ -243,9 +243,12 @@ class _Boundary(torch.autograd.Function):
         ctx.save_for_backward(*(tensor for record in records for tensor in record.saved_tensors))
         for record in records:
             record.saved_tensors = ()
+        # Of an input itself autograd makes a view, whose strides in an axis of size 1 are not the map's: a convolution
+        # of a single image would not take it for channels_last any more.
+        x = tensors[0].detach()
         if not ctx.needs_input_grad[2]:
-            ctx.mark_non_differentiable(tensors[0])
-        return tensors[0], *results
+            ctx.mark_non_differentiable(x)
+        return x, *results
 
     @staticmethod
     def backward(ctx: Any, of_map: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:

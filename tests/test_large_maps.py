@@ -1,0 +1,24 @@
+"""Maps whose strides 32 bits do not hold, without memory for what lies between; tests/test_gpu.py has whole ones."""
+
+import pytest
+import torch
+from checks import assert_same_bits
+from far_maps import AXES, maps, run, spread
+
+import zigzag
+from zigzag.ops.registration import NAMESPACES
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def operations(request):
+    backend = zigzag.backends()[request.param]
+    if not backend.available or backend.device != "cpu":
+        pytest.skip(backend.reason or "takes maps of the GPU: see tests/test_gpu.py")
+    return getattr(torch.ops, NAMESPACES[request.param])
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_addresses_are_counted_in_64_bits(operations, axis, tmp_path):
+    given = maps(4)
+    near, far = run(operations, given), run(operations, spread(given, axis, tmp_path / "maps"))
+    assert_same_bits(far, near, axis)
