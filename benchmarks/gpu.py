@@ -3,12 +3,14 @@
     python benchmarks/gpu.py [build] [warm] [parity] [gpu] [sanitizer] [bench] [compiled]    (all without any; make gpu)
 
 Logs and the benchmark's JSON go to build/gpu. Each part has its own time limit and can be run alone; a short table
-comes last. What is timed has the GPU to itself; the tests share it.
+comes last. A backend that should run here and does not is a failure of every part but the build: tests would skip it.
+What is timed has the GPU to itself; the tests share it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +26,15 @@ OPERATIONS = ("region_stats", "region_codes", "region_norm", "dense_pathway", "p
 PARITY = [f"tests/test_{name}.py" for name in (*OPERATIONS, "region_stats_hopper", "neck")]
 # A sweep draws new shapes all the time, and Triton would compile each.
 ON_GPU = "((cuda or triton or hopper) and not cpu) and not (triton and sweep)"
-SMALL = "((cuda and 2x20x8x6) or (hopper and 2x64x15x15)) and float32 and channels_last and test_gradients"
+# Every operation forward and backward once; with weights of two bytes and 16 channels products run on tensor cores.
+_NORM = "(tapped and groups4 and not valid)"
+SMALL = {
+    "cuda": f"test_gradients and ((cuda and ((2x20x8x6 and float32 and (channels_last or {_NORM}))"
+    " or (2x16x8x6 and bfloat16 and channels_last)))"
+    " or (hopper and 2x64x15x15 and float32 and channels_last))",
+    "triton": f"test_gradients and triton and 2x20x8x6 and float32"
+    f" and ((channels_last and (halo1 or codes111)) or {_NORM})",
+}
 # Compiles Triton kernels in every dtype and layout before many processes want them at once, and each compiles its own.
 WARM = "triton and test_gradients and (2x20x8x6 or pool)"
 SHARDS = 13  # odd: backends take turns among the tests
@@ -42,11 +52,19 @@ def pytest(*arguments):
     return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
 
 
-def sanitizer(tool):
+def sanitizer(tool, backend):
     """Our kernels alone are looked at, and no error that the CUDA runtime recovers from in torch."""
     program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    options = [f"--tool={tool}", "--error-exitcode=9", "--kernel-name", "kns=zigzag", "--report-api-errors", "no"]
-    return [program, *options, *pytest("-x", "-k", SMALL, PARITY[0], PARITY[3])]
+    kernels = ["kns=zigzag"] if backend == "cuda" else [f"kne={name}" for name in triton_kernels()]
+    named = [word for kernel in kernels for word in ("--kernel-name", kernel)]
+    options = [f"--tool={tool}", "--error-exitcode=9", *named, "--report-api-errors", "no"]
+    return [program, *options, *pytest("-x", "-k", SMALL[backend], *PARITY[: len(OPERATIONS) - 1])]
+
+
+def triton_kernels():
+    """Names of all Triton functions; a kernel has its function's, and no namespace."""
+    sources = (path.read_text() for path in sorted((ROOT / "zigzag" / "kernels").glob("*.py")))
+    return [name for source in sources for name in re.findall(r"@triton\.jit\ndef (\w+)", source)]
 
 
 def bench(*parts):
@@ -56,14 +74,21 @@ def bench(*parts):
 # What runs side by side, and the seconds that it may take.
 STEPS = (
     ([Job("build", "build", [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"])], 90),
-    ([Job("warm", name, pytest("-k", WARM, f"tests/test_{name}.py")) for name in OPERATIONS], 70),
+    (
+        [
+            Job("backends", "backends", [sys.executable, "benchmarks/gpu.py", "backends"]),
+            *(Job("warm", name, pytest("-k", WARM, f"tests/test_{name}.py")) for name in OPERATIONS),
+        ],
+        70,
+    ),
     (
         [
             *(Job("parity", f"shard {i}", pytest("-k", ON_GPU, *PARITY), (("ZIGZAG_SHARD", f"{i}/{SHARDS}"),))
               for i in range(SHARDS)),
             *(Job("gpu", name, pytest("-k", "cuda or triton or hopper", f"tests/{name}.py"))
               for name in ("test_gpu", "test_compile", "test_determinism", "test_cuda_binary")),
-            *(Job("sanitizer", tool, sanitizer(tool)) for tool in ("memcheck", "racecheck")),
+            *(Job("sanitizer", f"{tool} {backend}", sanitizer(tool, backend))
+              for tool in ("memcheck", "racecheck") for backend in SMALL),
         ],
         150,
     ),
@@ -71,6 +96,12 @@ STEPS = (
     ([Job("compiled", "compiled", bench("compiled"))], 124),
 )  # fmt: skip
 PARTS = list(dict.fromkeys(job.part for jobs, _ in STEPS for job in jobs))
+
+
+def unable(backends, capability):
+    """Why backends do not run that a GPU of this compute capability has; one sentence each."""
+    wanted = ("cuda", "triton", "hopper") if capability >= (9, 0) else ("cuda", "triton")
+    return [f"{name}: {backends[name].reason}" for name in wanted if not backends[name].available]
 
 
 def environment():
@@ -114,6 +145,11 @@ def main():
 
     if not torch.cuda.is_available():
         raise SystemExit("make gpu: torch sees no GPU here")
+    if parts == ["backends"]:
+        import zigzag
+
+        raise SystemExit("; ".join(unable(zigzag.backends(), torch.cuda.get_device_capability())) or 0)
+    parts = [*parts, *(["backends"] if set(parts) - {"build"} else [])]
     OUT.mkdir(parents=True, exist_ok=True)
     env = environment()
     table = []

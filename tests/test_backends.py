@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +174,16 @@ def test_first_rule_that_fits_is_the_default(monkeypatch):
     rows = str(zigzag.backends()).splitlines()
     assert "default on cpu: region_stats, float32, contiguous, up to 12 elements: a (here)" in rows
     assert "default on meta: every operation: c (nowhere)" in rows
+
+
+def test_the_cpu_rule_names_what_was_measured():
+    folder = Path(__file__).parents[1] / "benchmarks" / "results"
+    paths = sorted(folder.glob("*/*.json"))
+    if not paths:
+        pytest.skip("needs the source tree")
+    rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
+    (rule,) = (rule for rule in dispatch.RULES if rule.device == "cpu")
+    for row in rows:
+        assert row["dtype"] in rule.measured
+        assert row["layout"] in rule.measured
+    assert rule.measured.endswith("all else is a guess")

@@ -178,10 +178,72 @@ def test_jobs_report_how_they_ended(benchmark_of, monkeypatch, tmp_path, code, l
     assert missing[0] == 127
 
 
-def test_the_sanitizers_run_both_backends_of_csrc_cuda(benchmark_of):
+def backends_with(**reasons):
+    """cuda, triton and hopper as a GPU has them; those named cannot run, for a reason."""
+    from zigzag.backends import Backend, Backends
+
+    names = ("cuda", "triton", "hopper")
+    return Backends({name: Backend(name, "cuda", lambda name=name: reasons.get(name)) for name in names})
+
+
+@pytest.mark.parametrize(
+    ("reasons", "capability", "said"),
+    [
+        ({}, (9, 0), []),
+        ({"cuda": "was not built"}, (8, 0), ["cuda: was not built"]),
+        ({"hopper": "needs 9.0"}, (8, 0), []),
+        ({"triton": "is not installed", "hopper": "needs 9.0"}, (9, 0), ["triton: is not", "hopper: needs 9.0"]),
+    ],
+)
+def test_backends_that_should_run_here_and_do_not_are_named(benchmark_of, monkeypatch, reasons, capability, said):
     gpu = benchmark_of("gpu")
-    words = gpu.sanitizer("memcheck")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(zigzag, "backends", lambda: backends_with(**reasons))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "backends"])
+    with pytest.raises(SystemExit) as left:
+        gpu.main()
+    assert bool(left.value.code) == bool(said)
+    assert all(part in str(left.value.code) for part in said)
+
+
+@pytest.mark.parametrize(("part", "code"), [("parity", 1), ("sanitizer", 1), ("bench", 1), ("build", 0)])
+def test_a_part_by_itself_fails_without_the_backends(benchmark_of, monkeypatch, tmp_path, capsys, part, code):
+    """Its tests would all be skipped, and it would be "ok"."""
+    gpu = benchmark_of("gpu")
+    reason = "cuda: zigzag/_C_cuda.so was not built"
+
+    def run(job, *_):
+        (tmp_path / f"{job.part}-{job.name}.log").write_text("")
+        return (1, 1.0, reason) if job.part == "backends" else (0, 1.0, "58 skipped")
+
+    for name, value in {"run": run, "OUT": tmp_path, "environment": dict}.items():
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", part])
+    with pytest.raises(SystemExit) as left:
+        gpu.main()
+    assert left.value.code == code
+    assert (reason in capsys.readouterr().out) == (code == 1)
+
+
+@pytest.mark.parametrize(("which", "backends", "most"), [("cuda", {"cuda", "hopper"}, 25), ("triton", {"triton"}, 8)])
+def test_the_sanitizers_run_every_operation(benchmark_of, which, backends, most):
+    """On small cases, of which there are few: each takes long there."""
+    gpu = benchmark_of("gpu")
+    words = gpu.sanitizer("memcheck", which)
     command = [sys.executable, "-m", "pytest", "--collect-only", *words[words.index("pytest") + 1 :]]
     found = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True, check=True).stdout
-    names = set(re.findall(r"test_gradients\[\S*?(cpu|cuda|hopper|triton|reference)-", found))
-    assert names == {"cuda", "hopper"}
+    tests = re.findall(r"test_(\w+)\.py::test_gradients\[\S*?(cpu|cuda|hopper|triton|reference)-(\S+)\]", found)
+    assert {backend for _, backend, _ in tests} == backends
+    assert {name for name, backend, _ in tests if backend == which} == set(gpu.OPERATIONS[:4])
+    on_tensor_cores = [
+        case for name, _, case in tests if name == "region_codes" and "2x16x8x6-float32-bfloat16" in case
+    ]
+    assert bool(on_tensor_cores) == (which == "cuda")
+    assert len(tests) <= most
+
+
+def test_the_sanitizers_know_tritons_kernels_by_name(benchmark_of):
+    words = benchmark_of("gpu").sanitizer("racecheck", "triton")
+    assert {"kne=sum_strips", "kne=evaluate", "kne=gather"} <= set(words)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from cases import CodesCase, NormCase, StatsCase, own_part
 from checks import assert_same_bits, check_forward, check_gradients, outputs, solved
+from far_maps import AXES, maps, run, spread
+from neck_cases import NeckCase, config_of, neck_of, neck_problem
 from pathway_cases import FULL, PathwayCase
 from pool_cases import PoolCase
 
@@ -79,6 +81,34 @@ def test_parity(case, monkeypatch):
     stock = getattr(reference, case.operation)
     check_forward(case.problem(), operation_of(case), stock)
     check_gradients(case.problem(), operation_of(case), stock, each=False)
+
+
+def test_a_neck_of_two_levels(monkeypatch):
+    """All operations as the neck calls them, forward and backward: one stage, and so one fusion, each way."""
+    monkeypatch.setattr("checks.DRAWS", DRAWS)
+    config = config_of("stable", 2, channels=4, grids=(2,), stages=1)
+    case = NeckCase("two-levels", config, ((4, 3), (2, 2)), number=1)
+    module, problem = neck_of(case.config), neck_problem(case)
+
+    def implementation(features, parameters, valid):
+        with zigzag.use_backend("triton"):
+            return torch.func.functional_call(module, parameters, (features,), {"valid": valid})
+
+    def stock(features, parameters, valid):
+        return reference.neck.forward(features, parameters, case.config, valid=valid)
+
+    check_forward(problem, implementation, stock)
+    check_gradients(problem, implementation, stock, each=False)
+
+
+@pytest.fixture(scope="module")
+def near():
+    return run(torch.ops.zigzag_triton, maps(4))
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_addresses_are_counted_in_64_bits(axis, near, tmp_path):
+    assert_same_bits(run(torch.ops.zigzag_triton, spread(maps(4), axis, tmp_path / "maps")), near, axis)
 
 
 @triton.jit

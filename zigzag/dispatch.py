@@ -78,7 +78,11 @@ class Rule:
 
 
 RULES = (
-    Rule("cpu", ("cpu",), "benchmarks/NOTES.md, AMD EPYC (Zen 4), two threads"),
+    Rule(
+        "cpu",
+        ("cpu",),
+        "measured in float32, channels_last: benchmarks/results, AMD EPYC (Zen 4), two threads; all else is a guess",
+    ),
     Rule("cuda", ("triton",), "the only one with kernels", operation="position_sensitive_pool"),
     Rule("cuda", ("cuda", "triton"), "a guess"),
 )
