@@ -23,7 +23,6 @@ class Kernel:
     local: int
     loads: int = 0
     wide_loads: int = 0  # of 128 bits
-    narrow_loads: int = 0  # of less than 64 bits
     stores: int = 0
     wide_stores: int = 0
     copies: int = 0
@@ -83,7 +82,6 @@ def kernels_of(library, architecture="sm_90a"):
             if access and access.group(1) == "LDG":
                 current.loads += 1
                 current.wide_loads += bool(width and width.group() == "128")
-                current.narrow_loads += not width
             elif access:
                 current.stores += 1
                 current.wide_stores += bool(width and width.group() == "128")

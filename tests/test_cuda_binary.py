@@ -22,8 +22,8 @@ STREAMING = {
     "pathway_sources": "both",
 }
 VECTORS = {"double": 2, "float": 4, "__nv_bfloat16": 8, "__half": 8}
-# What else is loaded are images' sizes, integers of 64 bits: 3 in 8 at most (pathway_sources, whose code is short).
-SHARE = 0.6
+# What else is loaded are images' sizes: so many loads at most (pathway_targets). A map's vector in pieces would be more.
+SCALARS = 14
 
 pytestmark = [
     pytest.mark.skipif(not LIBRARY.exists(), reason="zigzag/_C_cuda.so was not built: no CUDA compiler here"),
@@ -65,8 +65,7 @@ def test_maps_stream_in_vectors_of_16_bytes(kernels, name, dtype):
         if STREAMING[name] == "both":
             assert kernel.wide_stores > 0, kernel
         if VECTORS[dtype] == 8:
-            assert kernel.narrow_loads == 0, kernel
-            assert kernel.wide_loads >= SHARE * kernel.loads, kernel
+            assert kernel.loads - kernel.wide_loads <= SCALARS, kernel
             assert kernel.wide_stores == kernel.stores, kernel
 
 
@@ -78,7 +77,7 @@ def test_widths_are_read_off_the_code(monkeypatch):
     sass = "\n".join(["Function : f", *code])
     monkeypatch.setattr(cuda_binary, "dump", lambda *words: usage if "--dump-resource-usage" in words else sass)
     kernel = cuda_binary.kernels_of("none")["f"]
-    assert (kernel.loads, kernel.wide_loads, kernel.narrow_loads) == (5, 2, 2)
+    assert (kernel.loads, kernel.wide_loads) == (5, 2)
     assert (kernel.stores, kernel.wide_stores) == (2, 1)
 
 

@@ -131,6 +131,30 @@ __device__ unsigned steps_before(const WalkMemory<A, V, K>& m, const WalkPlace& 
   return steps;
 }
 
+// The affines and the gain, in the block's channels; 1 and 0 where there are none.
+template <class T, int V, int K>
+__device__ void copy_tables(const Backward<T>& b, WalkMemory<Wide<T>, V, K>& m, const WalkPlace& at) {
+  typedef Wide<T> A;
+  const int64_t of_image = at.image * b.shape.channels + at.channel;
+  const auto copy = [](const A* from, int64_t offset, A otherwise, A* to) {
+    store(to + threadIdx.x * V, from ? load<V>(from + offset) : splat<A, V>(otherwise));
+  };
+  for (int i = threadIdx.y; at.inside && i < 3 + 2 * K; i += blockDim.y) {
+    const int j = (i - 3) / 2;  // in the last two cases
+    if (i == 0) {
+      copy(b.base_scale, of_image, 1, m.scale);
+    } else if (i == 1) {
+      copy(b.base_shift, of_image, 0, m.shift);
+    } else if (i == 2) {
+      copy(b.gain, at.channel, 1, m.gain);
+    } else if (i % 2 == 1) {
+      copy(b.sources[j].scale, of_image, 1, m.source_scale[j]);
+    } else {
+      copy(b.sources[j].shift, of_image, 0, m.source_shift[j]);
+    }
+  }
+}
+
 // What of the block's memory does not change; all threads take part.
 template <class T, int V, int K>
 __device__ void prepare_walk(const Backward<T>& b, const SourceGradients<T>& gradients, WalkMemory<Wide<T>, V, K>& m,
@@ -147,17 +171,7 @@ __device__ void prepare_walk(const Backward<T>& b, const SourceGradients<T>& gra
     make_tap(taps, i, pixel, of_rows ? sizes.rows(at.image) : sizes.columns(at.image), of_rows ? height : width,
              s.grids, s.resize);
   }
-  const int64_t table = at.image * s.channels + at.channel;
-  for (int i = threadIdx.y; at.inside && i < V; i += blockDim.y) {
-    const int to = threadIdx.x * V + i;
-    m.scale[to] = b.base_scale ? b.base_scale[table + i] : 1;
-    m.shift[to] = b.base_shift ? b.base_shift[table + i] : 0;
-    m.gain[to] = b.gain ? b.gain[at.channel + i] : 1;
-    for (int j = 0; j < K; ++j) {
-      m.source_scale[j][to] = b.sources[j].scale ? b.sources[j].scale[table + i] : 1;
-      m.source_shift[j][to] = b.sources[j].shift ? b.sources[j].shift[table + i] : 0;
-    }
-  }
+  copy_tables<T, V, K>(b, m, at);
   __syncthreads();
   for (int i = at.thread; i < at.rows + 2; i += threads) m.steps[i] = steps_before(m, at, i);
   for (int j = 0; j < K; ++j) {
