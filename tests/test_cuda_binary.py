@@ -22,7 +22,7 @@ STREAMING = {
     "pathway_sources": "both",
 }
 VECTORS = {"double": 2, "float": 4, "__nv_bfloat16": 8, "__half": 8}
-# What else is loaded are images' sizes: so many loads at most (pathway_targets). A map's vector in pieces would be more.
+# What else is loaded are sizes of images: so many loads at most (pathway_targets). A vector in pieces would be more.
 SCALARS = 14
 
 pytestmark = [
