@@ -133,6 +133,14 @@ def _watched(network: nn.Module, chosen: Callable[[str], bool] = bool) -> Iterat
             hook.remove()
 
 
+_SCORES = (
+    "the head",
+    "the region proposals",
+    "the position-sensitive scores of regions",
+    "the box predictor",
+    "the mask predictor",
+)
+"""The last maps, of which predictions are made: what is not finite before them is not finite in them."""
 _WAYS = {"down": "top-down", "up": "bottom-up"}
 _PLACES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
     (re.compile(r"backbone\.layer(\d)"), lambda stage: f"the backbone's res{int(stage) + 1}"),
@@ -155,14 +163,6 @@ _PLACES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
     (re.compile(r"roi_heads\.(box|mask)_(head|predictor)"), lambda kind, part: f"the {kind} {part}"),
     (re.compile(r"roi_heads\.scores"), lambda: _SCORES[2]),
 )
-_SCORES = (
-    "the head",
-    "the region proposals",
-    "the position-sensitive scores of regions",
-    "the box predictor",
-    "the mask predictor",
-)
-"""The last maps, of which predictions are made: what is not finite before them is not finite in them."""
 _PYRAMID = re.compile(r"^backbone\.(?=backbone|neck)")
 """What a detector's names have in front of those of its backbone and neck."""
 
