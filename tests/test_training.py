@@ -244,9 +244,15 @@ class TestFailures:
             ("--model.network.neck.nothing=1", "nothing"),
             ("--model.network.backbone.name=vgg16", "backbone.name"),
             ("--model.inference.scales=[]", "inference.scales"),
-            ("--model.inference.scales=[.nan]", "inference.scales must be above 0 and at most 16, got (nan,)"),
-            ("--model.inference.scales=[.inf]", "inference.scales must be above 0 and at most 16, got (inf,)"),
-            ("--model.validation.scales=[1,1000]", "validation.scales must be above 0 and at most 16"),
+            (
+                "--model.inference.scales=[.nan]",
+                "factors above 0 and at most 16, got (nan,)",
+            ),
+            (
+                "--model.inference.scales=[.inf]",
+                "factors above 0 and at most 16, got (inf,)",
+            ),
+            ("--model.validation.scales=[1,1000]", "scales must be one or more factors above 0 and at most 16"),
             ("--model.pictures=-1", "model.pictures must be 0 or more, got -1"),
             ("--checkpoint.monitor=val/foo", "checkpoint.monitor must be null or one of val/miou, "),
             ("--seed_everything=-1", "seed_everything must be from 0 to 4294967295, got -1"),

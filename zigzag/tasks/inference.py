@@ -5,7 +5,7 @@ Class probabilities (softmax) are averaged: over mirror images, over the windows
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from zigzag.data.transforms import normalised
 
 Network = Callable[[Tensor], Tensor]
 
+LARGEST_SCALE = 16  # a larger one is a slip, and would only end where memory does
 PAPER_SCALES = (0.6, 0.8, 1.0, 1.2, 1.4)
 
 
@@ -39,8 +40,9 @@ class Inference:
     memory: int = 512
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(0 < scale < inf for scale in self.scales):
-            raise ValueError(f"inference.scales must be one or more factors > 0, got {self.scales}")
+        if not self.scales or not all(0 < scale <= LARGEST_SCALE for scale in self.scales):  # NaN is neither
+            wanted = f"one or more factors above 0 and at most {LARGEST_SCALE}"
+            raise ValueError(f"inference.scales must be {wanted}, got {self.scales}")
         if self.window is not None and self.window < 32:
             raise ValueError(f"inference.window must be 32 pixels or more, or null, got {self.window}")
         if not 0 <= self.overlap < 1:

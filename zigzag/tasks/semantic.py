@@ -27,9 +27,6 @@ from zigzag.tasks.metrics import Scores
 from zigzag.tasks.pictures import overlay, save, with_legend
 from zigzag.tasks.recipe import Recipe
 
-LARGEST_SCALE = 16
-"""Of an image's sides: a larger one is a slip, and would only end where memory does."""
-
 
 class SemanticSegmentation(pl.LightningModule):
     """Trains, evaluates and runs a `SemanticSegmenter`.
@@ -63,9 +60,6 @@ class SemanticSegmentation(pl.LightningModule):
         self.classes, self.colours = list(classes), [cast(Colour, tuple(colour)) for colour in colours]
         self.recipe, self.validation, self.inference = recipe, validation, inference
         self.submission, self.pictures = submission, pictures
-        for part, settings in (("validation", validation), ("inference", inference)):
-            if not all(0 < factor <= LARGEST_SCALE for factor in settings.scales):  # NaN is neither
-                raise ValueError(f"{part}.scales must be above 0 and at most {LARGEST_SCALE}, got {settings.scales}")
         if pictures < 0:
             raise ValueError(f"model.pictures must be 0 or more, got {pictures}")
         self.network = SemanticSegmenter(network, len(self.classes)).to(memory_format=torch.channels_last)
