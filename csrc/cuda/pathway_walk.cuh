@@ -25,9 +25,8 @@ struct Target {
 
   __device__ Target(const Backward<T>& b, const WalkPlace& at) : bits{} {
     const int64_t h = at.first_row, w = at.first_column + threadIdx.y;
-    base = b.base.pixel(at.image, h, w, at.channel), grad = b.grad.pixel(at.image, h, w, at.channel);
-    grad_sum = b.grad_sum.pixel(at.image, h, w, at.channel);
-    grad_base = b.grad_base.pixel(at.image, h, w, at.channel);
+    const auto place = [&](auto map) { return map.data ? map.pixel(at.image, h, w, at.channel) : nullptr; };
+    base = place(b.base), grad = place(b.grad), grad_sum = place(b.grad_sum), grad_base = place(b.grad_base);
     if (at.active) ask(b);
   }
   __device__ void ask(const Backward<T>& b) {
@@ -41,7 +40,10 @@ struct Target {
     return {__builtin_bit_cast(P, bits[0]), __builtin_bit_cast(P, bits[1]), __builtin_bit_cast(P, bits[2])};
   }
   __device__ void advance(const Backward<T>& b, bool further) {
-    base += b.base.sh, grad += b.grad.sh, grad_sum += b.grad_sum.sh, grad_base += b.grad_base.sh;
+    if (base) base += b.base.sh;
+    if (grad) grad += b.grad.sh;
+    if (grad_sum) grad_sum += b.grad_sum.sh;
+    grad_base += b.grad_base.sh;
     if (further) ask(b);
   }
 };
