@@ -5,9 +5,8 @@
 // them):
 //   pathway_walk      where one to three sources are no finer than the target: goes down parts of it, and gives the
 //                     base's gradient and, for each part, D^j brought back to the source's pixels;
-//   pathway_targets   elsewhere: goes over target rows: the base's gradient, D^j (of one row, in shared memory) and
-//   from
-//                     it D^j brought back to the source's columns;
+//   pathway_targets   elsewhere: goes over target rows: the base's gradient, D^j (of one row, in shared memory), and
+//                     D^j brought back to the source's columns;
 //   pathway_sources   goes over source rows: brings either back to them, which the affine's scale makes the source's
 //                     gradient, and sums it over every cell's columns;
 //   pathway_tables    adds up what codes, affines and gain get.
