@@ -33,7 +33,7 @@ MOVED = {
     "region_codes forward": {"cuda": (38, 38), "triton": (38, 38)},
     "region_codes backward": {"cuda": (75, 75), "triton": (75, 75)},
     "dense_pathway forward": {"cuda": (507, 507), "triton": (507, 507)},
-    "dense_pathway backward": {"cuda": (752, 752), "triton": (1281, 1281)},
+    "dense_pathway backward": {"cuda": (752, 752), "triton": (890, 890)},
 }
 PARTS = ("lateral", "fusion", "region_stats", "region_codes", "region_norm", "dense_pathway")
 

@@ -65,7 +65,7 @@ def evaluate(
     stored = (w < width)[:, None] & (c < channels)[None, :]
     offsets = n.to(tl.int64) * sn + pixel_offsets(w, c, sw, sc)
     to_offsets = n.to(tl.int64) * to_strides[0] + pixel_offsets(w, c, to_strides[3], to_strides[1])
-    taps = column_taps(shapes, valids, n, w, own_width, NEAREST, INDEX, ACC)
+    taps = column_taps(shapes, valids, n, w, own_width, FEW, NEAREST, INDEX, ACC)
     known = no_codes(shapes, w, c, ACC)
     end = tl.minimum(begin + ROWS, height)
     for d in range(begin, tl.minimum(end, own_height)):

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from zigzag.kernels.dense_pathway_context import (
     affine,
-    channels_of,
     column_taps,
     contexts,
-    index_type,
     no_codes,
     pathway_constants,
     pixel_offsets,
     place,
     programs,
     shape_of,
+    times,
 )
-from zigzag.kernels.geometry import image_size, readers, resize_tap, tap_weight
+from zigzag.kernels.dense_pathway_gather import add_parts, gather, store_sum
+from zigzag.kernels.geometry import image_size, resize_tap
 from zigzag.kernels.launch import accumulation, blocks, launch, tiles
 from zigzag.kernels.region_stats import region_sums
 
@@ -59,56 +59,164 @@ def _read(x, strides, n, row, w, c, mask, ACC: tl.constexpr):
 
 
 @triton.jit
-def _times(values, factors, c, channels):
-    return values * tl.load(factors + c, mask=c < channels, other=0.0)[None, :]
+def _store_row(to, row, values, width, w, c, channels, mask):
+    at = tl.cast(row, tl.int64) * width * channels + pixel_offsets(w, c, channels, 1)
+    tl.store(to + at, values.to(to.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _through(change, x, scale, shift, n, c, channels, RELU: tl.constexpr):
-    """What the ReLU behind base's affine lets through."""
-    through = change
-    if RELU:
-        through = tl.where(affine(x, scale, shift, n, c, channels) <= 0, 0.0, change)
-    return through
+def _store_own(to, scale, row, own, width, n, w, c, channels, mask):
+    if scale is not None:
+        own = times(own, scale + n * channels, c, channels)
+    _store_row(to, row, own, width, w, c, channels, mask)
 
 
 @triton.jit
-def _store_sum(parts, slot, part, count, number, n, c, channels, values):
-    at = ((slot * count + part) * number + n).to(tl.int64) * channels
-    tl.store(parts + at + c, tl.sum(values, 0), mask=c < channels)
+def _first_states(
+    changes, taps, lengths, n, begin, height, width, nothing, channels,
+    WALKS: tl.constexpr, NEAREST: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Per source what goes from row to row, and where in its changes row 0 is, or would be if its strip had it.
+
+    Of a source that is walked `_add_row` says what; else it is its affine's two sums.
+    """
+    states, to = (), ()
+    for j in tl.static_range(len(changes)):
+        first = changes[j] + n * lengths[j] * width * channels
+        if WALKS[j]:
+            top, _, _ = resize_tap(begin.to(INDEX), taps[j][0], height, NEAREST, False, INDEX, ACC)
+            slot = begin // ROWS * (lengths[j] // tl.cdiv(height, ROWS)) - top
+            states = states + ((top, nothing, nothing),)
+            to = to + (first + slot.to(tl.int64) * width * channels,)
+        else:
+            states = states + ((nothing, nothing),)
+            to = to + (first,)
+    return states, to
 
 
 @triton.jit
-def _store_sums(
-    parts, part, count, number, n, c, channels, base_scale, gain, scales, of_scale, of_shift, of_gain, of_affines
-):
-    """A base affine's two sums, the gain's and two for every source's affine, as far as they exist, in this order."""
-    slot = 0
+def _add_row(to, state, rows, own, width, w, c, channels, mask):
+    """What a target row gives to the two source rows that it reads; a row that no later one reads is written.
+
+    The state: the upper of the two rows, and what both have so far.
+    """
+    top, _, weight = rows
+    row, upper, lower = state
+    if top > row:
+        _store_row(to, row, upper, width, w, c, channels, mask)
+        upper = lower
+        lower = tl.zeros(lower.shape, lower.dtype)
+    return top, upper + weight * own, lower + (1 - weight) * own
+
+
+@triton.jit
+def _store_last(to, state, rows, width, w, c, channels, mask):
+    """The rows that are left when a program is done."""
+    row, upper, lower = state
+    _store_row(to, row, upper, width, w, c, channels, mask)
+    if rows[1] == 2:
+        _store_row(to, row + 1, lower, width, w, c, channels, mask)
+
+
+@triton.jit
+def _change(grad, grad_strides, grad_sum, grad_sum_strides, n, row, w, c, mask, ACC: tl.constexpr):
+    """A row of the output's gradient."""
+    change = _read(grad, grad_strides, n, row, w, c, mask, ACC)
+    return change + _read(grad_sum, grad_sum_strides, n, row, w, c, mask, ACC)
+
+
+@triton.jit
+def _spread_base(
+    grad, grad_strides, grad_sum, grad_sum_strides, base, base_strides, base_scale, base_shift, grad_base, to_strides,
+    parts, first, count, number, n, begin, end, own_height, w, c, channels, mask, stored,
+    RELU: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Of a tile of the output: base's gradient, and the sums for its affine."""
+    of_scale, of_shift = tl.zeros(mask.shape, ACC), tl.zeros(mask.shape, ACC)
+    to_offsets = n * to_strides[0] + pixel_offsets(w, c, to_strides[3], to_strides[1])
+    for d in range(begin, tl.minimum(end, own_height)):
+        row = tl.cast(d, tl.int64)
+        through = _change(grad, grad_strides, grad_sum, grad_sum_strides, n, row, w, c, mask, ACC)
+        if base is not None:
+            x = _read(base, base_strides, n, row, w, c, mask, ACC)
+            if RELU:  # what the ReLU behind the affine lets through
+                through = tl.where(affine(x, base_scale, base_shift, n, c, channels) <= 0, 0.0, through)
+            if base_scale is not None:
+                of_scale += through * x
+                of_shift += through
+                through = times(through, base_scale + n * channels, c, channels)
+        tl.store(grad_base + row * to_strides[2] + to_offsets, through.to(grad_base.dtype.element_ty), mask=stored)
+    for d in range(tl.maximum(begin, own_height), end):
+        nothing = tl.zeros(mask.shape, grad_base.dtype.element_ty)
+        tl.store(grad_base + tl.cast(d, tl.int64) * to_strides[2] + to_offsets, nothing, mask=stored)
     if base_scale is not None:
-        _store_sum(parts, slot, part, count, number, n, c, channels, of_scale)
-        _store_sum(parts, slot + 1, part, count, number, n, c, channels, of_shift)
-        slot += 2
+        store_sum(parts, first, number, n, c, channels, of_scale)
+        store_sum(parts, first + count, number, n, c, channels, of_shift)
+
+
+@triton.jit
+def _spread_contexts(
+    grad, grad_strides, grad_sum, grad_sum_strides, sources, codes, scales, shifts, gain, changes, parts, first, count,
+    shape, taps, shapes, lengths, number, n, begin, end, own_height, w, c, channels, cells, mask,
+    GRIDS: tl.constexpr, FEW: tl.constexpr, WALKS: tl.constexpr, PRODUCT: tl.constexpr,
+    NEAREST: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Of a tile of the output: the gradient of every context before its affine, and the sums for gain and affines."""
+    height, width = shape
+    known = no_codes(shapes, w, c, ACC)
+    of_gain = tl.zeros(mask.shape, ACC)
+    states, to = _first_states(
+        changes, taps, lengths, n, begin, height, width, of_gain, channels, WALKS, NEAREST, INDEX, ROWS, ACC
+    )
+    for d in tl.range(begin, tl.minimum(end, own_height), disable_licm=True):
+        row = tl.cast(d, tl.int64)
+        values, known = contexts(
+            sources, shapes, codes, taps, known, n, row, c, own_height, mask, channels, cells, GRIDS, FEW, NEAREST,
+            INDEX, ACC,
+        )  # fmt: skip
+        others, total = _around(values, scales, shifts, n, c, channels, PRODUCT, ACC)
+        change = _change(grad, grad_strides, grad_sum, grad_sum_strides, n, row, w, c, mask, ACC)
+        if gain is not None:
+            of_gain += change * total
+            change = times(change, gain, c, channels)
+        grown = ()
+        for j in tl.static_range(len(sources)):
+            own = change * others[j]
+            if WALKS[j]:
+                rows = resize_tap(row, taps[j][0], own_height, NEAREST, False, INDEX, ACC)
+                state = _add_row(to[j], states[j], rows, own, width, w, c, channels, mask)
+            else:
+                _store_own(to[j], scales[j], row, own, width, n, w, c, channels, mask)
+                state = states[j][0] + tl.where(mask, own * values[j], 0.0), states[j][1] + own
+            grown = grown + (state,)
+        states = grown
     if gain is not None:
-        _store_sum(parts, slot, part, count, number, n, c, channels, of_gain)
-        slot += 1
-    for j in tl.static_range(len(scales)):
-        if scales[j] is not None:
-            _store_sum(parts, slot, part, count, number, n, c, channels, of_affines[j][0])
-            _store_sum(parts, slot + 1, part, count, number, n, c, channels, of_affines[j][1])
-            slot += 2
+        store_sum(parts, first, number, n, c, channels, of_gain)
+        first += count
+    for j in tl.static_range(len(sources)):
+        if WALKS[j]:
+            rows = resize_tap((end - 1).to(INDEX), taps[j][0], own_height, NEAREST, False, INDEX, ACC)
+            _store_last(to[j], states[j], rows, width, w, c, channels, mask)
+        elif scales[j] is not None:
+            store_sum(parts, first, number, n, c, channels, states[j][0])
+            store_sum(parts, first + count, number, n, c, channels, states[j][1])
+            first += 2 * count
 
 
 @triton.jit
 def spread(
     grad, grad_sum, base, sources, codes, base_scale, base_shift, scales, shifts, gain, valid, valids, grad_base,
-    changes, parts, shape, grad_strides, grad_sum_strides, base_strides, to_strides, shapes, number, channels, cells,
-    count,
-    GRIDS: tl.constexpr, FEW: tl.constexpr, RELU: tl.constexpr, PRODUCT: tl.constexpr, NEAREST: tl.constexpr,
-    INDEX: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
+    changes, parts, shape, grad_strides, grad_sum_strides, base_strides, to_strides, shapes, lengths, number, channels,
+    cells, count,
+    GRIDS: tl.constexpr, FEW: tl.constexpr, WALKS: tl.constexpr, RELU: tl.constexpr,
+    PRODUCT: tl.constexpr, NEAREST: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Of a tile of the output: base's gradient, that of every context before its affine, sums for the small tensors.
+    """A tile of the output: base first, then its contexts, for registers do not hold what both at once would keep.
 
-    ``changes`` are maps (N, H, W, C), ``parts`` (sums, programs, N, C).
+    The gradient is read twice for that, the second time from a cache.
+    ``changes`` are maps (N, length, W, C) of target rows or, of sources that are walked, of what each strip of target
+    rows gives to source rows, ``parts`` (sums, N, C): those of base's affine, gain, affines of sources not walked.
     """
     n, begin, w, c, part = place(shape, channels, ROWS, COLUMNS, CHANNELS)
     height, width = shape
@@ -116,147 +224,19 @@ def spread(
     own_height, own_width = image_size(valid, n, height, width)
     mask = (w < own_width)[:, None] & (c < channels)[None, :]
     stored = (w < width)[:, None] & (c < channels)[None, :]
-    taps = column_taps(shapes, valids, n, w, own_width, NEAREST, INDEX, ACC)
-    known = no_codes(shapes, w, c, ACC)
-    nothing = tl.zeros([COLUMNS, CHANNELS], ACC)
-    of_scale, of_shift, of_gain = nothing, nothing, nothing
-    of_affines = ()
-    for _ in tl.static_range(len(sources)):
-        of_affines = of_affines + ((nothing, nothing),)
     end = tl.minimum(begin + ROWS, height)
-    for d in range(begin, tl.minimum(end, own_height)):
-        row = tl.cast(d, tl.int64)
-        change = _read(grad, grad_strides, n, row, w, c, mask, ACC)
-        change += _read(grad_sum, grad_sum_strides, n, row, w, c, mask, ACC)
-        through = change
-        if base is not None:
-            x = _read(base, base_strides, n, row, w, c, mask, ACC)
-            through = _through(change, x, base_scale, base_shift, n, c, channels, RELU)
-            of_scale += through * x
-            of_shift += through
-            if base_scale is not None:
-                through = _times(through, base_scale + n * channels, c, channels)
-        to = n * to_strides[0] + row * to_strides[2] + pixel_offsets(w, c, to_strides[3], to_strides[1])
-        tl.store(grad_base + to, through.to(grad_base.dtype.element_ty), mask=stored)
-        if len(sources) > 0:
-            values, known = contexts(
-                sources, shapes, codes, taps, known, n, row, c, own_height, mask, channels, cells, GRIDS, FEW, NEAREST,
-                INDEX, ACC,
-            )  # fmt: skip
-            others, total = _around(values, scales, shifts, n, c, channels, PRODUCT, ACC)
-            if gain is not None:
-                of_gain += change * total
-                change = _times(change, gain, c, channels)
-            grown = ()
-            at = (n * height + row) * width * channels + pixel_offsets(w, c, channels, 1)
-            for j in tl.static_range(len(sources)):
-                own = change * others[j]
-                of_own_scale, of_own_shift = of_affines[j]
-                if scales[j] is not None:
-                    of_own_scale += tl.where(mask, own * values[j], 0.0)
-                    of_own_shift += own
-                    own = _times(own, scales[j] + n * channels, c, channels)
-                grown = grown + ((of_own_scale, of_own_shift),)
-                tl.store(changes[j] + at, own.to(grad_base.dtype.element_ty), mask=mask)
-            of_affines = grown
-    for d in range(tl.maximum(begin, own_height), end):
-        to = n * to_strides[0] + tl.cast(d, tl.int64) * to_strides[2]
-        to += pixel_offsets(w, c, to_strides[3], to_strides[1])
-        tl.store(grad_base + to, nothing.to(grad_base.dtype.element_ty), mask=stored)
-    _store_sums(
-        parts, part, count, number, n, c, channels, base_scale, gain, scales, of_scale, of_shift, of_gain, of_affines
-    )
-
-
-@triton.jit
-def add_parts(parts, results, number, channels, count, CHANNELS: tl.constexpr, ACC: tl.constexpr):
-    """The sums over an image from those of its programs, in their order."""
-    channel_blocks = tl.cdiv(channels, CHANNELS)
-    c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
-    n = tl.program_id(0) // channel_blocks % number
-    slot = tl.program_id(0) // (channel_blocks * number)
-    total = tl.zeros([CHANNELS], ACC)
-    for part in range(count):
-        at = (slot * count + part).to(tl.int64) * number + n
-        total += tl.load(parts + at * channels + c, mask=c < channels, other=0.0)
-    for index in tl.static_range(len(results)):
-        if slot == index:
-            tl.store(results[index] + n.to(tl.int64) * channels + c, total, mask=c < channels)
-
-
-@triton.jit
-def _gather(
-    change, grad, valid, source_valid, shape, target, n, begin, w, c, channels,
-    NEAREST: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """A tile of one source's gradient: of every pixel the target pixels that read it, each with its weight."""
-    height, width, sn, sc, sh, sw = shape
-    own_height, own_width = image_size(source_valid, n, height, width)
-    to_height, to_width = image_size(valid, n, target[0], target[1])
-    low, high = readers(tl.minimum(w, own_width - 1), own_width, to_width, NEAREST, INDEX)
-    mask = (w < own_width)[:, None] & (c < channels)[None, :]
-    stored = (w < width)[:, None] & (c < channels)[None, :]
-    change += n.to(tl.int64) * target[0] * target[1] * channels
-    grad += n.to(tl.int64) * sn
-    offsets = pixel_offsets(w, c, sw, sc)
-    end = tl.minimum(begin + ROWS, height)
-    most = tl.max(high - low, 0)
-    for r in range(begin, tl.minimum(end, own_height)):
-        first, last = readers(tl.cast(r, INDEX), own_height, to_height, NEAREST, INDEX)
-        total = tl.zeros([w.shape[0], c.shape[0]], ACC)
-        for m in range(most):
-            e = low + m
-            start, count, weight = resize_tap(tl.minimum(e, to_width - 1), own_width, to_width, NEAREST, INDEX, ACC)
-            reads = (e < high) & (start <= w) & (w < start + count)
-            weight = tl.where(reads, tap_weight(w - start, count, weight), 0.0)
-            column = tl.zeros([w.shape[0], c.shape[0]], ACC)
-            for d in range(first, last):
-                row = tl.cast(d, tl.int64)
-                top, rows, row_weight = resize_tap(tl.cast(d, INDEX), own_height, to_height, NEAREST, INDEX, ACC)
-                row_weight = tap_weight(r - top, rows, row_weight)
-                row_weight = tl.where((top <= r) & (r < top + rows), row_weight, 0.0)
-                at = row * target[1] * channels + pixel_offsets(e, c, channels, 1)
-                column += row_weight * tl.load(change + at, mask=mask & reads[:, None], other=0.0).to(ACC)
-            total += weight[:, None] * column
-        to = grad + tl.cast(r, tl.int64) * sh + offsets
-        tl.store(to, tl.where(mask, total, 0.0).to(grad.dtype.element_ty), mask=stored)
-    for r in range(tl.maximum(begin, own_height), end):
-        nothing = tl.zeros([w.shape[0], c.shape[0]], grad.dtype.element_ty)
-        tl.store(grad + tl.cast(r, tl.int64) * sh + offsets, nothing, mask=stored)
-
-
-@triton.jit
-def gather(
-    changes, grads, valid, valids, shapes, target, number, channels,
-    NEAREST: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
-    ACC: tl.constexpr,
-):  # fmt: skip
-    """The gradients of all sources."""
-    c = channels_of(channels, CHANNELS)
-    task = tl.program_id(0) // tl.cdiv(channels, CHANNELS)
-    for j in tl.static_range(len(grads)):
-        tiles, strips = tl.cdiv(shapes[j][1], COLUMNS), tl.cdiv(shapes[j][0], ROWS)
-        if (task >= 0) & (task < tiles * strips * number):
-            w = task % tiles * COLUMNS + tl.arange(0, COLUMNS)
-            n, begin = task // (tiles * strips), task // tiles % strips * ROWS
-            _gather(
-                changes[j],
-                grads[j],
-                valid,
-                valids[j],
-                shapes[j],
-                target,
-                n,
-                begin,
-                w,
-                c,
-                channels,
-                NEAREST,
-                INDEX,
-                ROWS,
-                ACC,
-            )
-        task -= tiles * strips * number
+    _spread_base(
+        grad, grad_strides, grad_sum, grad_sum_strides, base, base_strides, base_scale, base_shift, grad_base,
+        to_strides, parts, part, count, number, n, begin, end, own_height, w, c, channels, mask, stored, RELU, ACC,
+    )  # fmt: skip
+    if len(sources) > 0:
+        taps = column_taps(shapes, valids, n, w, own_width, FEW, NEAREST, INDEX, ACC)
+        first = part if base_scale is None else part + 2 * count
+        _spread_contexts(
+            grad, grad_strides, grad_sum, grad_sum_strides, sources, codes, scales, shifts, gain, changes, parts, first,
+            count, shape, taps, shapes, lengths, number, n, begin, end, own_height, w, c, channels, cells, mask, GRIDS,
+            FEW, WALKS, PRODUCT, NEAREST, INDEX, ROWS, ACC,
+        )  # fmt: skip
 
 
 def dense_pathway_backward(
@@ -289,13 +269,30 @@ def dense_pathway_backward(
     of_base = table(base_scale), table(base_shift), table(gain)
     of_affines = [(table(scale), table(shift)) for scale, shift in zip(scales, shifts, strict=True)]
     grads = [torch.empty_like(source) for source in sources]
-    results = [x for x in (*of_base, *(x for pair in of_affines for x in pair)) if x.ndim == 2]
-    changes = [like.new_empty((number, height, width, channels)) for _ in sources]
-    options = tiles("dense_pathway_backward", like)
+    constants = pathway_constants(like, sources, valid, source_valid, grids, nearest)
+    walks = tuple(few and source.shape[2] <= height for few, source in zip(constants["FEW"], sources, strict=True))
+    options, to_options = tiles("dense_pathway_backward", like), tiles("dense_pathway_backward.gather", like)
     count, tasks = programs(like, options)
-    parts = like.new_empty((len(results), count, number, channels), dtype=dtype)
+    lengths = tuple(
+        _slots(source.shape[2], height, options["ROWS"]) * blocks(height, options["ROWS"]) if walked else height
+        for source, walked in zip(sources, walks, strict=True)
+    )
+    changes = [like.new_empty((number, length, width, channels)) for length in lengths]
+    # What a product's gain adds up over target pixels is also a sum over those of any source: gather takes the last's.
+    later = gain is not None and product and sources and all(walks)
+    # Of every sum: its result, and how many programs have a part of it; spread's come first, then each source's.
+    summed = [(x, count) for x in (of_base[:2] if later else of_base) if x.ndim == 2]
+    for pair, walked in zip(of_affines, walks, strict=True):
+        summed += [(x, count) for x in pair if x.ndim == 2 and not walked]
+    firsts = []
+    for source, pair, walked in zip(sources, of_affines, walks, strict=True):
+        firsts.append(sum(own for _, own in summed))
+        summed += [(x, programs(source, to_options)[0]) for x in pair if x.ndim == 2 and walked]
+    if later:
+        summed.append((of_base[2], programs(sources[-1], to_options)[0]))
+    parts = like.new_empty((sum(own for _, own in summed), number, channels), dtype=dtype)
     strides = tuple(None if x is None else x.stride() for x in (grad, grad_sum, base))
-    small = tuple(codes), base_scale, base_shift, tuple(scales), tuple(shifts), gain, valid, tuple(source_valid)
+    small = tuple(codes), base_scale, base_shift, tuple(scales), tuple(shifts)
     shapes = tuple(shape_of(source) for source in sources)
     launch(
         spread,
@@ -305,6 +302,9 @@ def dense_pathway_backward(
         base,
         tuple(sources),
         *small,
+        None if later else gain,
+        valid,
+        tuple(source_valid),
         grad_base,
         tuple(changes),
         parts,
@@ -312,40 +312,62 @@ def dense_pathway_backward(
         *strides,
         grad_base.stride(),
         shapes,
+        lengths,
         number,
         channels,
         sum(k * k for k in grids),
         count,
+        WALKS=walks,
         RELU=relu,
         PRODUCT=product,
-        **pathway_constants(like, sources, valid, source_valid, grids, nearest),
+        **constants,
         **options,
     )
-    if results:
-        options = tiles("dense_pathway_backward.add", like)
-        tasks = len(results) * number * blocks(channels, options["CHANNELS"])
-        launch(add_parts, tasks, parts, tuple(results), number, channels, count, ACC=acc, **options)
     if sources:
-        options = tiles("dense_pathway_backward.gather", like)
-        tasks = sum(programs(source, options)[1] for source in sources)
-        maps = tuple(changes), tuple(grads), valid, tuple(source_valid), tuple(shape_of(own) for own in grads)
         launch(
             gather,
-            tasks,
-            *maps,
+            sum(programs(source, to_options)[1] for source in sources),
+            tuple(changes),
+            tuple(sources),
+            tuple(codes),
+            tuple(scales),
+            tuple(shifts),
+            gain if later else None,
+            tuple(grads),
+            parts,
+            valid,
+            tuple(source_valid),
+            shapes,
+            tuple(shape_of(own) for own in grads),
+            lengths,
+            tuple(firsts),
             (height, width),
             number,
             channels,
+            sum(k * k for k in grids),
+            GRIDS=constants["GRIDS"],
+            WALKS=walks,
             NEAREST=nearest,
-            INDEX=index_type(like, sources),
+            INDEX=constants["INDEX"],
+            STRIP=options["ROWS"],
             ACC=acc,
-            **options,
+            **to_options,
         )
+    if summed:
+        options = tiles("dense_pathway_backward.add", like)
+        results, counts = zip(*summed, strict=True)
+        tasks = len(results) * number * blocks(channels, options["CHANNELS"])
+        launch(add_parts, tasks, parts, results, counts, number, channels, ACC=acc, **options)
     of_codes = _gradients_of_codes(grads, codes, source_valid, grids)
     found: list[Any] = [grad_base, *of_base]
     for own, code, pair in zip(grads, of_codes, of_affines, strict=True):
         found += [own, like.new_empty((0,), dtype=dtype) if code is None else code, *pair]
     return found
+
+
+def _slots(source: int, target: int, strip: int) -> int:
+    """The most source rows that a strip of target rows reads, of which there are as many or more."""
+    return (strip - 1) * source // target + 3
 
 
 def _gradients_of_codes(

@@ -78,7 +78,7 @@ def pixel_offsets(w, c, sw, sc):
 
 
 @triton.jit
-def _codes_at(codes, r, q, c, mask, height, width, channels, GRIDS: tl.constexpr, ACC: tl.constexpr):
+def codes_at(codes, r, q, c, mask, height, width, channels, GRIDS: tl.constexpr, ACC: tl.constexpr):
     """The sum of all grids' codes at row r, columns q of a source."""
     total = tl.zeros([q.shape[0], c.shape[0]], ACC)
     for g in tl.static_range(len(GRIDS)):
@@ -97,14 +97,15 @@ def _slot(r, height, GRIDS: tl.constexpr):
 
 
 @triton.jit
-def column_taps(shapes, valids, n, w, own_width, NEAREST: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr):
+def column_taps(
+    shapes, valids, n, w, own_width, FEW: tl.constexpr, NEAREST: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr
+):
     """Per source: its own height and width, and of every target column the start, the count and the first weight."""
     taps = ()
     for j in tl.static_range(len(shapes)):
         height, width = image_size(valids[j], n, shapes[j][0], shapes[j][1])
-        taps = taps + (
-            (height, width, resize_tap(tl.minimum(w, own_width - 1), width, own_width, NEAREST, INDEX, ACC)),
-        )
+        columns = resize_tap(tl.minimum(w, own_width - 1), width, own_width, NEAREST, not FEW[j], INDEX, ACC)
+        taps = taps + ((height, width, columns),)
     return taps
 
 
@@ -121,9 +122,9 @@ def no_codes(shapes, w, c, ACC: tl.constexpr):
 def _columns_of_codes(codes, r, taps, c, mask, channels, GRIDS: tl.constexpr, ACC: tl.constexpr):
     """The codes along row r, mixed for the target's columns."""
     height, width, columns = taps
-    start, count, first = columns
-    left = _codes_at(codes, r, start, c, mask, height, width, channels, GRIDS, ACC)
-    right = _codes_at(codes, r, start + count - 1, c, mask, height, width, channels, GRIDS, ACC)
+    start, _, first = columns
+    left = codes_at(codes, r, start, c, mask, height, width, channels, GRIDS, ACC)
+    right = codes_at(codes, r, start + (first < 1), c, mask, height, width, channels, GRIDS, ACC)
     return first[:, None] * left + (1 - first)[:, None] * right
 
 
@@ -132,16 +133,9 @@ def _few_taps(source, shape, codes, taps, known, rows, c, mask, channels, GRIDS:
     """The context where neither axis shrinks: two rows and two columns. Codes are kept until their rows change."""
     _, _, _, sc, sh, sw = shape
     height, _, columns = taps
-    start, count, first = columns
+    start, _, first = columns
     top, row_count, weight = rows
     bottom = top + row_count - 1
-    left, right = pixel_offsets(start, c, sw, sc), pixel_offsets(start + count - 1, c, sw, sc)
-    above, below = source + top.to(tl.int64) * sh, source + bottom.to(tl.int64) * sh
-    upper = first[:, None] * tl.load(above + left, mask=mask, other=0.0).to(ACC)
-    upper += (1 - first)[:, None] * tl.load(above + right, mask=mask, other=0.0).to(ACC)
-    lower = first[:, None] * tl.load(below + left, mask=mask, other=0.0).to(ACC)
-    lower += (1 - first)[:, None] * tl.load(below + right, mask=mask, other=0.0).to(ACC)
-    value = weight * upper + (1 - weight) * lower
     slot, code = known
     if codes is not None:
         top_slot, bottom_slot = _slot(top, height, GRIDS), _slot(bottom, height, GRIDS)
@@ -151,7 +145,13 @@ def _few_taps(source, shape, codes, taps, known, rows, c, mask, channels, GRIDS:
                 lower_code = _columns_of_codes(codes, bottom, taps, c, mask, channels, GRIDS, ACC)
                 code = weight * code + (1 - weight) * lower_code
         slot = tl.where(top_slot == bottom_slot, top_slot, -1)
-        value += code
+    left, right = pixel_offsets(start, c, sw, sc), pixel_offsets(start + (first < 1), c, sw, sc)
+    above, below = source + top.to(tl.int64) * sh, source + bottom.to(tl.int64) * sh
+    value = code
+    value += (weight * first)[:, None] * tl.load(above + left, mask=mask, other=0.0).to(ACC)
+    value += (weight * (1 - first))[:, None] * tl.load(above + right, mask=mask, other=0.0).to(ACC)
+    value += ((1 - weight) * first)[:, None] * tl.load(below + left, mask=mask, other=0.0).to(ACC)
+    value += ((1 - weight) * (1 - first))[:, None] * tl.load(below + right, mask=mask, other=0.0).to(ACC)
     return value, (slot, code)
 
 
@@ -173,7 +173,7 @@ def _all_taps(source, shape, codes, taps, rows, c, mask, channels, GRIDS: tl.con
             r = top + k
             pixels = tl.load(source + tl.cast(r, tl.int64) * sh + offsets, mask=own, other=0.0).to(ACC)
             if codes is not None:
-                pixels += _codes_at(codes, r, q, c, own, height, width, channels, GRIDS, ACC)
+                pixels += codes_at(codes, r, q, c, own, height, width, channels, GRIDS, ACC)
             column += tap_weight(k, row_count, row_first) * pixels
         value += weight[:, None] * column
     return value
@@ -188,7 +188,7 @@ def contexts(
     values = ()
     kept = ()
     for j in tl.static_range(len(sources)):
-        rows = resize_tap(d, taps[j][0], own_height, NEAREST, INDEX, ACC)
+        rows = resize_tap(d, taps[j][0], own_height, NEAREST, not FEW[j], INDEX, ACC)
         source = sources[j] + n.to(tl.int64) * shapes[j][2]
         if codes[j] is None:
             own_codes = None
@@ -224,3 +224,9 @@ def affine(value, scale, shift, n, c, channels):
         factor = tl.load(scale + at, mask=c < channels, other=0.0)
         result = value * factor[None, :] + tl.load(shift + at, mask=c < channels, other=0.0)[None, :]
     return result
+
+
+@triton.jit
+def times(values, factors, c, channels):
+    """Values times the factors (C,)."""
+    return values * tl.load(factors + c, mask=c < channels, other=0.0)[None, :]

@@ -8,9 +8,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-CALLS_SPILL = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
-"""Whether registers spill around the call that an exactly rounded division is to this Triton's compiler."""
-
 
 @triton.jit
 def image_size(valid, n, height, width):
@@ -118,11 +115,11 @@ def entry_of(first, cells, y, x, a, b, TAPS: tl.constexpr):
 
 
 @triton.jit
-def resize_tap(d, source, target, NEAREST: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr):
+def resize_tap(d, source, target, NEAREST: tl.constexpr, SHRINKS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr):
     """What target row d reads of ``source`` rows: (start, count, first).
 
-    Their weights are all ``first`` where the axis shrinks, else ``first`` and 1 - ``first``. INDEX is the integer type
-    that holds twice the product of any two sizes.
+    Their weights are all ``first`` where the axis shrinks, else ``first`` and 1 - ``first``; without SHRINKS it is
+    known not to. INDEX is the integer type that holds twice the product of any two sizes.
     """
     d = d.to(INDEX)
     floor = d * source // target
@@ -133,12 +130,12 @@ def resize_tap(d, source, target, NEAREST: tl.constexpr, INDEX: tl.constexpr, AC
         over = (target * 2).to(INDEX)
         position = tl.maximum(tl.minimum((2 * d + 1) * source - target, (source - 1) * over), 0)
         remainder = position % over
-        shrinks = source > target
-        area = ((d + 1) * source + target - 1) // target - floor
-        start = tl.where(shrinks, floor, position // over)
-        count = tl.where(shrinks, area, tl.where(remainder > 0, 2, 1))
-        stretched = one - ratio(remainder, over, ACC)
-        first = tl.where(shrinks, ratio(d * 0 + 1, area, ACC), stretched)
+        start, count, first = position // over, tl.where(remainder > 0, 2, 1), one - ratio(remainder, over, ACC)
+        if SHRINKS:
+            shrinks = source > target
+            area = ((d + 1) * source + target - 1) // target - floor
+            start, count = tl.where(shrinks, floor, start), tl.where(shrinks, area, count)
+            first = tl.where(shrinks, ratio(d * 0 + 1, area, ACC), first)
     return start.to(tl.int32), count.to(tl.int32), first
 
 
@@ -148,14 +145,12 @@ def ratio(above, below, ACC: tl.constexpr):
     numerator, divisor = above.to(ACC), below.to(ACC)
     if tl.float64 == ACC:
         quotient = numerator / divisor
-    elif CALLS_SPILL:
-        # A quotient that is at most a few steps off, and what it leaves over, which fma has exactly.
+    else:
+        # Registers spill around the call that a division is. A quotient a few steps off, and what it leaves by fma.
         inverse = 1.0 / divisor
         near = numerator * inverse
         near = tl.fma(tl.fma(-near, divisor, numerator), inverse, near)
         quotient = tl.fma(tl.fma(-near, divisor, numerator), inverse, near)
-    else:
-        quotient = tl.div_rn(numerator, divisor)
     return quotient
 
 

@@ -24,6 +24,7 @@ Options = dict[str, int]
 Hook = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], Any]
 
 # CHANNELS is the most: it is no more than the channels there are. A GPU's tile of float32 has half of the channels.
+# Where maxnreg is given, NVIDIA's assembler would rather spill than use so many registers.
 SHIPPED: dict[str, dict[str, Options]] = {
     "gpu": {  # a guess: not measured
         "region_stats": {"CHANNELS": 64, "num_warps": 8},
@@ -32,16 +33,22 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "region_stats_backward": {"CHANNELS": 32, "ROWS": 32, "CHUNK": 16, "num_warps": 8},
         "region_norm": {"CHANNELS": 16, "CHUNK": 16, "ROWS": 64, "num_warps": 8},
         "region_norm.add": {"CHANNELS": 64, "num_warps": 2},
-        "region_codes": {"ROWS": 64, "VALUES": 32, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4},
-        "region_codes.wide": {"ROWS": 32, "VALUES": 32, "COLUMNS": 32, "DEPTH": 32, "num_warps": 4},
+        "region_codes": {"ROWS": 64, "VALUES": 32, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "maxnreg": 255},
+        "region_codes.wide": {"ROWS": 32, "VALUES": 32, "COLUMNS": 32, "DEPTH": 32, "num_warps": 8},
         "region_codes.hidden": {"CHANNELS": 32, "IMAGES": 16, "num_warps": 4},
         "dense_pathway": {"ROWS": 16, "COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},
-        "dense_pathway.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 4},
-        "dense_pathway_backward": {"ROWS": 16, "COLUMNS": 16, "CHANNELS": 64, "num_warps": 8},
+        "dense_pathway.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
+        "dense_pathway_backward": {"ROWS": 16, "COLUMNS": 4, "CHANNELS": 128, "num_warps": 2},
         "dense_pathway_backward.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
         "dense_pathway_backward.add": {"CHANNELS": 64, "num_warps": 2},
-        "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 4, "CHANNELS": 64, "num_warps": 1},
-        "dense_pathway_backward.gather.contiguous": {"ROWS": 8, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 4},
+        "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 4, "CHANNELS": 64, "num_warps": 1, "maxnreg": 168},
+        "dense_pathway_backward.gather.contiguous": {
+            "ROWS": 8,
+            "COLUMNS": 64,
+            "CHANNELS": 8,
+            "num_warps": 4,
+            "maxnreg": 168,
+        },
         "position_sensitive_pool": {"CHANNELS": 64, "num_warps": 4},
         "position_sensitive_pool_backward": {"COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},
     },
@@ -130,6 +137,8 @@ def tiles(kernel: str, like: Tensor, least_channels: int = 1) -> dict[str, Any]:
         narrow = like.device.type == "cpu" or like.element_size() == 2
         most = options["CHANNELS"] if narrow else options["CHANNELS"] // 2
         options["CHANNELS"] = max(min(power_of_two(like.shape[1 if like.ndim == 4 else 2]), most), least_channels)
+    if torch.version.hip is not None:
+        options.pop("maxnreg", None)  # an option of NVIDIA's compiler alone
     return options
 
 

@@ -21,10 +21,11 @@ LEVELS = (119, 60, 30, 15)
 
 
 def candidates(shipped: Options) -> Iterator[Options]:
-    """The shipped tile, and those with other numbers of channels and warps: a small set, all likely."""
-    for channels in (32, 64, 128):
-        for warps in (4, 8):
-            yield {**shipped, "CHANNELS": channels, "num_warps": warps}
+    """Half of the channels, as many and twice as many, each with as much for a thread as shipped and with half."""
+    for factor in (0.5, 1, 2):
+        for share in (1, 2):
+            warps = min(max(int(shipped["num_warps"] * factor * share), 1), 8)
+            yield {**shipped, "CHANNELS": int(shipped["CHANNELS"] * factor), "num_warps": warps}
 
 
 def best(kernel: str, shipped: Options, call: Callable[[], Any], time: Callable[..., Any] = do_bench) -> Options:

@@ -277,6 +277,11 @@ class TestFailures:
         assert status == 2
         assert message in capsys.readouterr().err
 
+    def test_synchronised_norm_on_several_cpus(self, tmp_path, capsys):
+        words = "accelerator=cpu", "devices=2", "strategy=ddp"
+        assert fit(tmp_path, "--model.network.backbone.norm=sync", *(f"--trainer.{word}" for word in words)) == 2
+        assert "backbone.norm must be 'batch' or 'frozen' where several processes" in capsys.readouterr().err
+
     @pytest.mark.parametrize("missing", ["lightning", "torchmetrics", "jsonargparse"])
     def test_a_missing_requirement_says_what_to_install(self, missing):
         code = f"import sys; sys.modules[{missing!r}] = None; from zigzag import cli; sys.exit(cli.main(['fit']))"

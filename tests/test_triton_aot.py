@@ -38,5 +38,7 @@ def test_streaming_kernels_access_sixteen_bytes_at_a_time():
     for kernel, arguments, options in found:
         row = triton_aot.compile_for(triton_aot.MEASURED, kernel, arguments, options)
         assert row.wide_loads > 0 or row.loads == 0, f"{kernel.__name__}: {row}"
-        if triton_aot.STREAMING[kernel.__name__]:
-            assert row.wide_stores == row.stores, f"{kernel.__name__}: {row}"
+        tables = triton_aot.STREAMING[kernel.__name__]
+        if tables is not None:
+            assert row.stores - row.wide_stores <= tables, f"{kernel.__name__}: {row}"
+            assert row.wide_stores > 0, f"{kernel.__name__}: {row}"

@@ -66,8 +66,8 @@ def specialise(path, value, constants, attributes):
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
-def source_of(kernel, arguments, options):
-    """The kernel's source for these arguments, and the compiler's options."""
+def source_of(target, kernel, arguments, options):
+    """The kernel's source for these arguments, and the compiler's options for the target."""
     given = dict(zip(kernel.arg_names, arguments, strict=False))
     given |= {name: value for name, value in options.items() if name in kernel.arg_names}
     signature, constants, attributes = {}, {}, {}
@@ -79,12 +79,14 @@ def source_of(kernel, arguments, options):
         else:
             signature[parameter.name] = specialise((index,), value, constants, attributes)
     compiler = {name: value for name, value in options.items() if name not in kernel.arg_names}
+    if TARGETS[target].backend == "hip":
+        compiler.pop("maxnreg", None)  # as zigzag.kernels.launch does
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), compiler
 
 
 def compile_for(target, kernel, arguments, options):
     """One specialisation on one target."""
-    source, compiler = source_of(kernel, arguments, options)
+    source, compiler = source_of(target, kernel, arguments, options)
     binary = triton.compile(source, target=TARGETS[target], options=compiler)
     if TARGETS[target].backend == "hip":
         text = binary.asm["amdgcn"]
@@ -112,8 +114,11 @@ def dump(flag, path):
 
 # --- what operations launch -------------------------------------------------------------------------------------------
 
-STREAMING = {"evaluate": True, "gather": True, "spread_sums": True, "sum_strips": False}
-"""Kernels that read whole maps 16 bytes at a time, in bfloat16; whether maps are also what all their stores write."""
+STREAMING = {"evaluate": 0, "gather": 7, "spread": 9, "spread_sums": 0, "sum_strips": None}
+"""Kernels that read and write maps 16 bytes at a time, in bfloat16, and how many (N, C) tables they write at most.
+
+None: it writes sums, no maps.
+"""
 
 
 def empty(*shape, dtype=torch.float32):

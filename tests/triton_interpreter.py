@@ -14,3 +14,17 @@ def _with_loop_bounds(tensor, scope):
 
 
 interpreter._patch_lang_tensor = _with_loop_bounds
+
+
+def _with_boolean_mask(access, place):
+    """Triton 3.9 takes two comparisons together for integers, and then refuses them as a mask."""
+
+    def repaired(*arguments):
+        mask = arguments[place].astype(bool)
+        return access(*arguments[:place], mask, *arguments[place + 1 :])
+
+    return repaired
+
+
+_memory = interpreter._interpreter
+_memory.load, _memory.store = _with_boolean_mask(_memory.load, 1), _with_boolean_mask(_memory.store, 2)

@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
 
 from zigzag.data import DataError, InstanceData, SegmentationData
 from zigzag.models import WeightsError
@@ -150,6 +151,7 @@ class ZigZagCLI(LightningCLI):
         if monitor is not None and monitor not in self.model.monitored:
             known = ", ".join(self.model.monitored)
             raise MisconfigurationException(f"checkpoint.monitor must be null or one of {known}, got {monitor!r}")
+        _check_norm(self.model, self.trainer)
         if self.checkpoint is not None:
             self.checkpoint.check(self.model)
             self.checkpoint = None  # training may write its file anew
@@ -289,6 +291,13 @@ def _config_of(checkpoint: Path) -> Path:
         if path.is_file():
             return path
     raise DataError(f"--config: none was given, and there is none beside {str(checkpoint)!r}")
+
+
+def _check_norm(model: pl.LightningModule, trainer: pl.Trainer) -> None:
+    on_cpus = trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu"
+    if on_cpus and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        expected = "'batch' or 'frozen' where several processes train on CPUs"
+        raise MisconfigurationException(f"model.network.backbone.norm must be {expected}, got 'sync', which needs GPUs")
 
 
 def _check_seed(seed: Any) -> None:
