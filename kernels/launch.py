@@ -38,7 +38,7 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "region_codes.hidden": {"CHANNELS": 32, "IMAGES": 16, "num_warps": 4},
         "dense_pathway": {"ROWS": 16, "COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},
         "dense_pathway.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
-        "dense_pathway_backward": {"ROWS": 16, "COLUMNS": 4, "CHANNELS": 128, "num_warps": 2},
+        "dense_pathway_backward": {"ROWS": 16, "COLUMNS": 4, "CHANNELS": 128, "num_warps": 2, "maxnreg": 248},
         "dense_pathway_backward.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
         "dense_pathway_backward.add": {"CHANNELS": 64, "num_warps": 2},
         "dense_pathway_backward.gather": {"ROWS": 8, "COLUMNS": 4, "CHANNELS": 64, "num_warps": 1, "maxnreg": 168},

@@ -23,7 +23,7 @@ class NeckOptions:
         kind: "zigzag"; "eager", the same network by its literal equations in stock PyTorch; or "fpn", torchvision's
             FeaturePyramidNetwork.
         channels: of every map.
-        preset: "gated", "stable" or "paper".
+        preset: "gated" (which trains best, benchmarks/NOTES.md), "stable" or "paper".
         scheme: one of the paper's Figure 1: "top_down", "dense_top_down", "successive", "zigzag".
         stages, grids, kernel_size, lateral_kernel_size, pool, fusion_norm, fusion_identity, context_norm, norm_groups,
             gain, context_scale, context_shift, resize, combine, context, dense, exchange, fusion, bottom_up: as
@@ -32,7 +32,7 @@ class NeckOptions:
 
     kind: Literal["zigzag", "eager", "fpn"] = "zigzag"
     channels: int = 256
-    preset: Literal["gated", "stable", "paper"] = "stable"
+    preset: Literal["gated", "stable", "paper"] = "gated"
     scheme: Literal["top_down", "dense_top_down", "successive", "zigzag"] = "zigzag"
     stages: int | None = None
     grids: tuple[int, ...] | None = None
