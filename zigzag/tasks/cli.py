@@ -294,6 +294,7 @@ def _config_of(checkpoint: Path) -> Path:
 
 
 def _check_norm(model: pl.LightningModule, trainer: pl.Trainer) -> None:
+    """Raise where processes on CPUs would have to share a norm's statistics, which torch has for GPUs alone."""
     on_cpus = trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu"
     if on_cpus and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
         expected = "'batch' or 'frozen' where several processes train on CPUs"
