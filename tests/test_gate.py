@@ -24,9 +24,13 @@ class Simulated:
         self.slower, self.luck, self.noise, self.rounds = dict(slower), luck, noise, rounds
         self.asked = []
 
-    def __call__(self, keys):
+    def __call__(self, keys, sides=gate.SIDES):
         self.asked.append(list(keys))
-        return {key: [self._process(key, side) for side in gate.SIDES] for key in keys or KEYS}
+        return {key: [self._process(key, side) for side in sides] for key in keys or KEYS}
+
+    def in_turns(self, roots, _, keys):
+        """In the place of `measure_in_turns`."""
+        return self(keys, ["this" if root == builds.ROOT else "baseline" for root in roots])
 
     def _process(self, key, side):
         speed = math.exp(self.random.gauss(0, self.luck))
@@ -56,7 +60,7 @@ class TestJudge:
     def test_only_what_seems_to_have_fallen_is_measured_again(self):
         simulated = Simulated(1, {KEYS[3]: 0.5}, luck=0.0, noise=0.01)
         gate.judge(simulated)
-        assert simulated.asked == [[], [KEYS[3]], [KEYS[3]]]
+        assert simulated.asked == [[], *[[KEYS[3]]] * (gate.GENERATIONS - 1)]
 
     def test_one_unlucky_process_is_no_slowdown(self):
         def measure(keys):
@@ -64,7 +68,7 @@ class TestJudge:
             return {key: [[1.0] * 8, [1.0] * 8, [unlucky] * 8] for key in keys or KEYS[:1]}
 
         (verdict,) = gate.judge(measure)
-        assert verdict.generations == gate.GENERATIONS
+        assert verdict.generations == 3  # two outvote it
         assert not verdict.fell
 
     def test_faster_is_no_fall(self):
@@ -89,12 +93,18 @@ class TestRun:
     )
     def test_the_exit_status_and_the_table(self, monkeypatch, capsys, slower, status, word):
         simulated = Simulated(2, slower)
-        monkeypatch.setattr(gate, "measure_in_turns", lambda *arguments: simulated(arguments[-1]))
+        monkeypatch.setattr(gate, "measure_in_turns", simulated.in_turns)
         assert gate.run(Settings(suite="ci"), "abc") == status
         shown = capsys.readouterr().out
         assert word in shown
         assert [line.split("  ")[-2].strip() for line in shown.splitlines() if line.endswith("FELL")] == list(slower)
         assert all(key in shown for key in KEYS)
+
+    @pytest.mark.parametrize("shares", [(0.6, 1, 1), (1, 0.6, 1), (1, 1, 0.6), (1.5, 1, 1), (1, 0.8, 0.6)])
+    def test_the_place_in_which_a_process_starts_is_no_slowdown(self, monkeypatch, shares):
+        places = {KEYS[0]: [[share] * 8 for share in shares]}
+        monkeypatch.setattr(gate, "measure_in_turns", lambda *_: places)
+        assert gate.run(Settings(suite="ci"), "abc") == 0
 
     def test_the_baseline_is_the_stored_commit(self, monkeypatch, tmp_path):
         monkeypatch.setattr(builds, "ROOT", tmp_path)
@@ -145,7 +155,7 @@ class TestForReal:
 
 
 class TestProcesses:
-    def test_builds_take_turns_in_alternating_order_and_rest_between(self, monkeypatch):
+    def test_builds_take_turns_each_first_in_turn_and_rest_between(self, monkeypatch):
         log = []
         monkeypatch.setattr(processes.time, "sleep", lambda _: log.append("-"))
 
@@ -156,9 +166,9 @@ class TestProcesses:
 
             return round_
 
-        speeds = processes._in_turns([one("a"), one("b")], "key")
-        assert "".join(log).startswith("ab-a-b-b-a-a-b")
-        assert speeds == [[2.0] * processes.FEWEST] * 2
+        speeds = processes._in_turns([one("a"), one("b"), one("c")], "key")
+        assert "".join(log).startswith("abc-a-b-c-b-c-a-c-a-b-a-b-c")
+        assert speeds == [[2.0] * processes.FEWEST] * 3
 
     def test_a_baseline_older_than_a_module_of_the_benchmark_takes_this_checkouts(self, tmp_path):
         (tmp_path / "zigzag").mkdir()

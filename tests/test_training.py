@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import partial
+from functools import partial, wraps
 from urllib.error import URLError
 
 import pytest
@@ -16,6 +16,7 @@ pytest.importorskip("lightning", reason="lightning is not installed: zigzag[trai
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigzag[train]")
 pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[train]")
 
+from lightning.pytorch import Trainer
 from PIL import Image
 from runs import fit as run_fit
 from runs import process, weights
@@ -277,7 +278,8 @@ class TestFailures:
         assert status == 2
         assert message in capsys.readouterr().err
 
-    def test_synchronised_norm_on_several_cpus(self, tmp_path, capsys):
+    def test_synchronised_norm_on_several_cpus(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(Trainer, "fit", wraps(Trainer.fit)(lambda *_, **__: None))  # no processes are to start
         words = "accelerator=cpu", "devices=2", "strategy=ddp"
         assert fit(tmp_path, "--model.network.backbone.norm=sync", *(f"--trainer.{word}" for word in words)) == 2
         assert "backbone.norm must be 'batch' or 'frozen' where several processes" in capsys.readouterr().err

@@ -7,11 +7,12 @@ package is built (or takes this checkout's compiled part, where the sources are 
 by the same cases, on whatever machine the gate runs: three processes, the baseline twice and this checkout once, take
 turns round by round. In every round each times the floor (stock PyTorch, which no commit here can change) and ours,
 caches emptied; their quotient, the speed, is what is compared, so that a drift of the machine hits everything alike.
+Which process starts first changes with every generation of them: it gets other memory, and was seen to be slower.
 
 The two baseline processes show what no change looks like: how far apart two runs of the same build end up. A fall
 counts if it is larger than that luck of processes (where their memory came to lie), than the noise of the rounds, and
-than `LEAST`. What seems to have fallen is measured again, twice, by fresh processes, and all are weighed together: luck
-goes out of their median, and does not block a merge; a slowdown stays. Where the machine is noisy the gate sees less,
+than `LEAST`. What seems to have fallen is measured again, by `GENERATIONS` of fresh processes, and all are weighed together:
+luck goes out of their median, and does not block a merge; a slowdown stays. Where the machine is noisy the gate sees less,
 not wrongly, and says how large a fall it would have seen. Small falls add up against a baseline that stays where it is.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +33,8 @@ from zigzag.bench.timing import quantile
 
 LEAST = 0.03
 """Falls up to this share pass: where code comes to lie in memory alone can move a kernel by so much."""
-GENERATIONS = 3
-"""Fresh processes for what seems to have fallen, so often in all."""
+GENERATIONS = 6
+"""Fresh processes for what seems to have fallen, so often in all: each side starts first, second and last twice."""
 STORED = Path("benchmarks") / "results" / "gate.json"
 SIDES = ("baseline", "baseline again", "this")
 
@@ -130,11 +132,15 @@ def run(settings: Settings, against: str | None) -> int:
     """
     folder, commit = builds.build(against or stored())
     print(f"this checkout against {commit[:12]}; speed: the floor's time over ours, in the same round", flush=True)
-    roots = (folder, folder, builds.ROOT)
+    roots = dict(zip(SIDES, (folder, folder, builds.ROOT), strict=True))
+    order = deque(SIDES)
 
     def measure(keys: Sequence[str]) -> dict[str, list[list[float]]]:
         print(f"measuring again: {', '.join(keys)}" if keys else "measuring", flush=True)
-        return measure_in_turns(roots, settings, keys)
+        found = measure_in_turns([roots[side] for side in order], settings, keys)
+        places = [order.index(side) for side in SIDES]
+        order.rotate()
+        return {key: [speeds[place] for place in places] for key, speeds in found.items()}
 
     verdicts = judge(measure)
     show(verdicts)

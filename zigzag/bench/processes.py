@@ -41,12 +41,14 @@ def measure_in_turns(roots: Sequence[Path], settings: Settings, keys: Sequence[s
 
 
 def _in_turns(rounds: Sequence[Round], key: str) -> list[list[float]]:
-    """The first round warms up and counts for nothing but the number of those that follow."""
+    """The first round warms up and counts for nothing but the number of those that follow.
+
+    Every build comes first, second and so on in turn, and of three or more none right after itself.
+    """
     spent = sum(sum(one(key)) for one in rounds)
     speeds: list[list[float]] = [[] for _ in rounds]
     for number in range(min(MOST, max(FEWEST, int(SECONDS / spent)))):
-        order = range(len(rounds)) if number % 2 == 0 else reversed(range(len(rounds)))
-        for i in order:
+        for i in ((place + number) % len(rounds) for place in range(len(rounds))):
             time.sleep(REST)
             floor, ours = rounds[i](key)
             speeds[i].append(floor / ours)
