@@ -40,10 +40,16 @@ def process(arguments, folder, processes=1):
         "--master-addr=127.0.0.1",
         f"--master-port={port}",
     ]
+    words = [*(start if processes > 1 else []), "-m", "zigzag", "fit", *arguments]
+    call([*words, f"--trainer.default_root_dir={folder}"])
+
+
+def call(words, where=None):
+    """Python with these words, in a folder."""
     path = os.pathsep.join([str(Path(zigzag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    words = [sys.executable, *(start if processes > 1 else []), "-m", "zigzag", "fit", *arguments]
     done = subprocess.run(
-        [*words, f"--trainer.default_root_dir={folder}"],
+        [sys.executable, *words],
+        cwd=where,
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

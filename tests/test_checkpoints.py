@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from zigzag import cli
 from zigzag.data import shapes
 from zigzag.models import WeightsError
 from zigzag.tasks import curves
-from zigzag.tasks.checkpoints import read_checkpoint
+from zigzag.tasks.checkpoints import WholeFiles, read_checkpoint
 
 COUNTS = {"train": 3, "val": 1, "test": 1}
 TASKS = {"semantic": segmentation_files.TINY, "instances": instance_files.TINY}
@@ -89,6 +91,55 @@ def test_a_run_is_overwritten_by_none_that_begins(trained, capsys):
     run = trained["semantic"].parents[1]
     assert fit(TASKS["semantic"], run, "--ckpt_path=null", steps=1, every=1) == 2
     assert "holds a run" in capsys.readouterr().err
+
+
+def test_nor_by_one_that_goes_on_from_another(trained, tmp_path, capsys):
+    run = shutil.copytree(trained["semantic"].parents[1], tmp_path / "run")
+    before = (run / "config.yaml").read_text()
+    assert fit(TASKS["semantic"], run, f"--ckpt_path={trained['semantic']}", steps=2, every=1) == 2
+    assert f"{run} holds a run" in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_the_last_checkpoint_is_the_last(tmp_path):
+    """Where no later validation is better, and where no validation follows the last step."""
+    words = ["--model.recipe.learning_rate=1e-12", "--model.network.backbone.norm=frozen"]
+    assert fit(TASKS["semantic"], tmp_path, *words, steps=4, every=2) == 0
+
+    def step(name):
+        return torch.load(tmp_path / "checkpoints" / name, weights_only=True)["global_step"]
+
+    assert (step("best.ckpt"), step("last.ckpt")) == (2, 4)
+    last = f"--ckpt_path={tmp_path / 'checkpoints' / 'last.ckpt'}"
+    assert fit(TASKS["semantic"], tmp_path, *words, last, steps=5, every=2) == 0
+    assert (step("best.ckpt"), step("last.ckpt")) == (2, 5)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def cut(_, path):
+        path.write_bytes(b"half of")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "folder" / "last.ckpt"
+    WholeFiles().save_checkpoint({"one": 1}, path)
+    monkeypatch.setattr(torch, "save", cut)
+    with pytest.raises(OSError, match="No space"):
+        WholeFiles().save_checkpoint({"two": 2}, path)
+    assert torch.load(path, weights_only=True) == {"one": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_runs_write_their_checkpoints_whole(tmp_path, monkeypatch):
+    written = []
+    save = WholeFiles.save_checkpoint
+
+    def noted(self, checkpoint, path, storage_options=None):
+        written.append(Path(path).name)
+        save(self, checkpoint, path, storage_options)
+
+    monkeypatch.setattr(WholeFiles, "save_checkpoint", noted)
+    assert fit(TASKS["semantic"], tmp_path, steps=1, every=1) == 0
+    assert written == ["best.ckpt", "last.ckpt"]
 
 
 @pytest.mark.parametrize("command", ["test", "predict"])

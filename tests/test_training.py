@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from functools import partial, wraps
@@ -18,8 +19,8 @@ pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[
 
 from lightning.pytorch import Trainer
 from PIL import Image
+from runs import call, process, weights
 from runs import fit as run_fit
-from runs import process, weights
 from segmentation_files import TINY, folder_set, voc_set, write_image
 
 from zigzag import cli
@@ -149,7 +150,7 @@ class TestResume:
         assert fit(tmp_path / "whole", *words, *every, steps=5, every=2) == 0
         cut = tmp_path / "whole" / "checkpoints" / "2.ckpt"
         assert fit(tmp_path / "cut", *words, f"--ckpt_path={cut}", steps=5, every=2) == 0
-        assert fit(tmp_path / "ended", *words, steps=3, every=3) == 0
+        assert fit(tmp_path / "ended", *words, steps=3, every=2) == 0
         ended = tmp_path / "ended" / "checkpoints" / "last.ckpt"
         assert fit(tmp_path / "ended", *words, f"--ckpt_path={ended}", steps=5, every=5) == 0
         whole, cut, ended = (dict(curves.read(tmp_path / name, "train/loss")) for name in ("whole", "cut", "ended"))
@@ -177,6 +178,17 @@ def test_two_processes_give_the_gradients_of_one_with_the_joint_batch(tmp_path):
         assert_close(two[name], one[name], msg=lambda text, name=name: f"{name}: {text}")
     first, second = (curves.read(tmp_path / name, "val/miou") for name in ("one", "two"))
     assert first == second
+
+
+def test_several_processes_without_torchrun(tmp_path):
+    """Lightning starts the others by the program's own name, wherever it lies."""
+    program = tmp_path / "zigzag"
+    program.write_text("import sys\nfrom zigzag.cli import main\nsys.exit(main())\n")
+    words = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    folder = tmp_path / "run"
+    words += ["--model.network.backbone.norm=frozen", f"--trainer.default_root_dir={folder}"]
+    call([str(program), "fit", *TINY, *words], tmp_path)
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
 
 
 def no_network(*_given, **_options):
@@ -262,6 +274,7 @@ class TestFailures:
             ("--data.dataset=imagenet", "data.dataset"),
             ("--data.train=foo", "must be one of train, val, test, got 'foo'"),
             ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
+            ("--trainer.accumulate_grad_batches=4", "must be a multiple of trainer.accumulate_grad_batches (4), as it"),
             ("--trainer.max_steps=-1", "trainer.max_steps must say how many steps to train, got -1"),
             ("--model.recipe.momentum=-1", "recipe.momentum must be from 0 to below 1, got -1"),
             ("--model.network.backbone.weights=IMAGENET1K_V1", "IMAGENET1K_V1 of resnet18 cannot be fetched"),
@@ -283,6 +296,23 @@ class TestFailures:
         words = "accelerator=cpu", "devices=2", "strategy=ddp"
         assert fit(tmp_path, "--model.network.backbone.norm=sync", *(f"--trainer.{word}" for word in words)) == 2
         assert "backbone.norm must be 'batch' or 'frozen' where several processes" in capsys.readouterr().err
+
+    def test_configurations_that_cannot_be_read(self, tmp_path, capsys):
+        (tmp_path / "latin.yaml").write_bytes(b"# caf\xe9\n")
+        (tmp_path / "list.yaml").write_text("task: [semantic]\n")
+        assert fit(tmp_path / "run", f"--config={tmp_path / 'latin.yaml'}") == 2
+        assert f"--config: '{tmp_path / 'latin.yaml'}' must be text in UTF-8" in capsys.readouterr().err
+        assert fit(tmp_path / "run", f"--config={tmp_path / 'list.yaml'}") == 2
+        assert "task must be one of semantic, instances, got ['semantic']" in capsys.readouterr().err
+
+    def test_a_folder_that_cannot_be_written_to(self, tmp_path, capsys, monkeypatch):
+        def full(path, *_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr("zigzag.tasks.cli.write_text", full)
+        assert fit(tmp_path) == 2
+        error = f"zigzag fit: error: [Errno {errno.ENOSPC}] No space left on device: '{tmp_path / 'config.yaml'}'"
+        assert error in capsys.readouterr().err
 
     @pytest.mark.parametrize("missing", ["lightning", "torchmetrics", "jsonargparse"])
     def test_a_missing_requirement_says_what_to_install(self, missing):

@@ -11,9 +11,10 @@ Which process starts first changes with every generation of them: it gets other 
 
 The two baseline processes show what no change looks like: how far apart two runs of the same build end up. A fall
 counts if it is larger than that luck of processes (where their memory came to lie), than the noise of the rounds, and
-than `LEAST`. What seems to have fallen is measured again, by `GENERATIONS` of fresh processes, and all are weighed together:
-luck goes out of their median, and does not block a merge; a slowdown stays. Where the machine is noisy the gate sees less,
-not wrongly, and says how large a fall it would have seen. Small falls add up against a baseline that stays where it is.
+than `LEAST`. What seems to have fallen is measured again, by `GENERATIONS` of fresh processes, and all are weighed
+together: luck goes out of their median, and does not block a merge; a slowdown stays. Where the machine is noisy the
+gate sees less, not wrongly, and says how large a fall it would have seen. Small falls add up against a baseline that
+stays where it is.
 """
 
 from __future__ import annotations

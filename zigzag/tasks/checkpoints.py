@@ -1,4 +1,6 @@
-"""Checkpoints of runs: read, and held against the model, before Lightning takes them."""
+"""Checkpoints of runs: how they are written; read, and held against the model, before Lightning takes them."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,15 +10,53 @@ from zipfile import ZipFile, is_zipfile
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from zigzag.data.source import summary
 from zigzag.errors import first_line
+from zigzag.files import whole
 from zigzag.models import WeightsError
 from zigzag.models.weights import compare
 
 _KEYS = ("state_dict", "pytorch-lightning_version")
 _KEYS_TO_GO_ON = (*_KEYS, "optimizer_states", "lr_schedulers", "loops")
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's, which writes the last checkpoint only beside a better one: here after all, and at the end."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what is best, and the last."""
+        super().on_validation_end(trainer, pl_module)
+        self._keep_last(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the last: steps that no validation followed. Later an average has taken the place of the weights."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._keep_last(trainer)
+
+    def _keep_last(self, trainer: pl.Trainer) -> None:
+        if self.save_last and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all; Lightning copies one over the last where folders lie apart."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write one; an address of another protocol is left to Lightning.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with whole(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 class Checkpoint(NamedTuple):

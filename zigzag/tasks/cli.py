@@ -15,14 +15,15 @@ from typing import Any, Literal, NamedTuple
 import lightning.pytorch as pl
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from zigzag.data import DataError, InstanceData, SegmentationData
+from zigzag.files import write_text
 from zigzag.models import WeightsError
-from zigzag.tasks.checkpoints import Checkpoint, read_checkpoint, without_weights
+from zigzag.tasks.checkpoints import Checkpoint, Checkpoints, WholeFiles, read_checkpoint, without_weights
 from zigzag.tasks.guard import FiniteGuard, NonFiniteError
 from zigzag.tasks.instances import InstanceSegmentation
 from zigzag.tasks.semantic import SemanticSegmentation
@@ -57,7 +58,7 @@ TASKS = {
 class SaveConfig(SaveConfigCallback):
     """Keeps config.yaml of a training run beside its results; evaluation writes none."""
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Save it before training.
 
         Raises:
@@ -65,11 +66,13 @@ class SaveConfig(SaveConfigCallback):
         """
         if stage != "fit":
             return
-        try:
-            super().setup(trainer, pl_module, stage)
-        except RuntimeError as error:
-            there = f"{trainer.log_dir} holds a run, config.yaml and all"
-            raise DataError(f"{there}: name another --trainer.default_root_dir, or go on with --ckpt_path") from error
+        path = Path(trainer.log_dir or ".") / self.config_filename
+        if trainer.strategy.broadcast(path.exists() and not self.overwrite):
+            there = f"{path.parent} holds a run, config.yaml and all"
+            raise DataError(f"{there}: name another --trainer.default_root_dir, or go on with its own --ckpt_path")
+        if trainer.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, self.parser.dump(self.config, skip_none=False))
 
 
 class ZigZagCLI(LightningCLI):
@@ -87,7 +90,7 @@ class ZigZagCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Checkpoints, guard and average, and the classes that the model takes from the data."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(FiniteGuard, "guard")
         parser.add_argument("--task", type=Literal["semantic", "instances"], help="what is trained and run")
         parser.add_argument("--ema", type=float | None, help="decay of an average of the weights; null for none")
@@ -123,10 +126,12 @@ class ZigZagCLI(LightningCLI):
         """
         super().parse_arguments(parser, args)
         command = self.config.subcommand
-        _check_seed(self.config[command].seed_everything)
-        _check_folder(self.config[command].trainer.default_root_dir)
-        path = self.config[command].ckpt_path
-        self.save_config_kwargs = {"overwrite": path is not None}  # its own run's, which goes on
+        config = self.config[command]
+        _check_seed(config.seed_everything)
+        _check_folder(config.trainer.default_root_dir)
+        path = config.ckpt_path
+        own = path is not None and _below(path, config.trainer.default_root_dir or ".", config.checkpoint.dirpath)
+        self.save_config_kwargs = {"overwrite": own}  # the run goes on
         if path is not None:
             self.checkpoint = read_checkpoint(Path(path), resumes=command == "fit")
             parser.add_instantiator(without_weights, self.task.model)
@@ -152,13 +157,16 @@ class ZigZagCLI(LightningCLI):
             known = ", ".join(self.model.monitored)
             raise MisconfigurationException(f"checkpoint.monitor must be null or one of {known}, got {monitor!r}")
         _check_norm(self.model, self.trainer)
+        _check_interval(self.trainer)
         if self.checkpoint is not None:
             self.checkpoint.check(self.model)
             self.checkpoint = None  # training may write its file anew
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer: logs go to its folder, weights are averaged where ``--ema`` says so."""
+        """The trainer: logs go to its folder, weights are averaged where ``--ema`` says so, files are written whole."""
         config = self._get(self.config_init, "trainer")
+        if not config.get("plugins"):
+            kwargs["plugins"] = [WholeFiles()]
         if config.get("logger") is None:
             kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
         decay = self._get(self.config_init, "ema")
@@ -176,7 +184,7 @@ def main(words: Sequence[str]) -> int:
     except NonFiniteError as error:
         print(f"zigzag {command}: stopped: {error}", file=sys.stderr)
         return 1
-    except BAD_INPUT as error:
+    except (*BAD_INPUT, OSError) as error:
         print(f"zigzag {command}: error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -190,7 +198,7 @@ def run(words: Sequence[str]) -> ZigZagCLI:
         SystemExit: the parser refuses a word.
     """
     arguments = prepared(words)
-    argv, sys.argv = sys.argv, ["zigzag", *arguments]
+    argv, sys.argv = sys.argv, [sys.argv[0], *arguments]  # which Lightning starts further processes with
     try:
         return ZigZagCLI(
             task_of(arguments),
@@ -266,7 +274,7 @@ def task_of(arguments: Sequence[str]) -> str:
             except (OSError, ValueError, yaml.YAMLError):
                 continue  # the parser says what is wrong with it
             task = content.get("task", task) if isinstance(content, dict) else task
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise DataError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     return task
 
@@ -274,6 +282,10 @@ def task_of(arguments: Sequence[str]) -> str:
 def _config(name: str) -> Path:
     """The file of a configuration: a path, or the name of one that ships with the package."""
     if Path(name).is_file():
+        try:
+            Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"--config: {name!r} must be text in UTF-8: {error}") from error
         return Path(name)
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
     found = shipped.get(name.removesuffix(".yaml"))
@@ -299,6 +311,19 @@ def _check_norm(model: pl.LightningModule, trainer: pl.Trainer) -> None:
     if on_cpus and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
         expected = "'batch' or 'frozen' where several processes train on CPUs"
         raise MisconfigurationException(f"model.network.backbone.norm must be {expected}, got 'sync', which needs GPUs")
+
+
+def _check_interval(trainer: pl.Trainer) -> None:
+    """Raise where a validation, from whose checkpoint training can go on, would come amid a step."""
+    interval, batches = trainer.val_check_interval, trainer.accumulate_grad_batches
+    if isinstance(interval, int) and interval % batches != 0:
+        expected = f"a multiple of trainer.accumulate_grad_batches ({batches}), as it counts batches"
+        raise MisconfigurationException(f"trainer.val_check_interval must be {expected}, got {interval}")
+
+
+def _below(path: str, *folders: str | None) -> bool:
+    """Whether a file lies in one of these folders, however deep."""
+    return any(folder is not None and Path(folder).resolve() in Path(path).resolve().parents for folder in folders)
 
 
 def _check_seed(seed: Any) -> None:
