@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from zigzag.data.classes import VOID, Colour, voc_palette
+from zigzag.data.sets import first_value
 from zigzag.data.source import DataError
 from zigzag.files import write_text
 from zigzag.models import NetworkConfig, SemanticSegmenter, WeightReport, WeightsError
@@ -130,7 +131,7 @@ class SemanticSegmentation(pl.LightningModule):
         if self._has_truth:
             self.gallery.add(name, int(batch["index"]), _pixels(batch["image"]), _array(batch["labels"]), predicted)
         if self.submission:
-            save(_indexed(predicted), self._submission / f"{name}.png")
+            save(self._indexed(predicted, ()), self._submission / f"{name}.png")
 
     def on_test_epoch_end(self) -> None:
         """Write scores, tables and the contact sheet to the run's folder, test/; without masks there are none."""
@@ -164,11 +165,11 @@ class SemanticSegmentation(pl.LightningModule):
                 raise DataError(f"predict: the labels of {path} and the picture of {other} would be {name}_labels.png")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:  # noqa: ARG002
-        """Write an overlay with a legend, and the labels as a PNG with VOC's palette; return the overlay's path."""
+        """Write an overlay with a legend, and the labels as a PNG with its colours; return the overlay's path."""
         labels = _array(self._segment(batch["image"], self.inference, str(batch["path"])))
         path = self.folder / "predictions" / f"{Path(batch['path']).stem}.png"
         save(with_legend(_pixels(batch["image"]), labels, self.classes, self.colours), path)
-        save(_indexed(labels), path.with_stem(f"{path.stem}_labels"))
+        save(self._indexed(labels, self.colours), path.with_stem(f"{path.stem}_labels"))
         print(f"written to {path}")
         return str(path)
 
@@ -194,6 +195,15 @@ class SemanticSegmentation(pl.LightningModule):
     @property
     def _has_truth(self) -> bool:
         return bool(self._data.source("test").has_truth)
+
+    def _indexed(self, labels: Any, colours: Sequence[Colour]) -> Image.Image:
+        """Labels as a mask of the data set, whose values are its own, with the classes' colours; VOC's for the rest."""
+        first = first_value(self._data.dataset)
+        image = Image.fromarray(np.ascontiguousarray(labels + np.uint8(first)))
+        palette = voc_palette()
+        palette[3 * first : 3 * (first + len(colours))] = [part for colour in colours for part in colour]
+        image.putpalette(palette)
+        return image
 
     def _segment(self, image: Tensor, settings: Inference, name: str) -> Tensor:
         return finite(self.network, lambda: segment(self, image, len(self.classes), settings), name)
@@ -251,10 +261,3 @@ def _pixels(image: Tensor) -> Any:
 
 def _array(labels: Tensor) -> Any:
     return labels.to("cpu", torch.uint8).numpy()
-
-
-def _indexed(labels: Any) -> Image.Image:
-    """Labels as an image with VOC's palette."""
-    image = Image.fromarray(np.ascontiguousarray(labels))
-    image.putpalette(voc_palette())
-    return image
