@@ -156,11 +156,6 @@ class TestBackbones:
         assert_close(converted, original, rtol=1e-4, atol=1e-2)
         assert_close(state["bn1.running_var"] + 1e-5, torch.ones(64))
 
-    def test_frozen_stages_do_not_learn(self):
-        backbone = build_backbone(BackboneConfig("resnet18", freeze_at=2))
-        learning = {name.partition(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
-        assert learning == {"layer2", "layer3", "layer4"}
-
     @pytest.mark.parametrize(
         ("fields", "message"),
         [({"name": "vgg16"}, "backbone.name"), ({"norm": "none"}, "norm"), ({"freeze_at": 6}, "freeze_at")],

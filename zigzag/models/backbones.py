@@ -1,7 +1,7 @@
 """Backbones: maps res2..res5 of an image, finest first, from torchvision, timm or transformers."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ class BackboneConfig:
             transformers: "pretrained" for the library's own, which it loads, and reports, itself; no file.
         stride_in_1x1: a bottleneck strides in its first 1x1 convolution (MSRA, Detectron), not in its 3x3.
         norm: "frozen" (statistics and parameters fixed), "batch", or "sync" (statistics over all processes; GPU).
-        freeze_at: stages that do not train: 1 is the stem, 2 the stem and res2, and so on; 0 for none.
+        freeze_at: stages that do not train, nor count statistics: 1 is the stem, 2 the stem and res2, and so on; 0 for
+            none.
     """
 
     name: str = "resnet50"
@@ -74,13 +75,25 @@ class ResNet(Backbone):
         self.channels = tuple(64 * getattr(body.layer1[0], "expansion", 1) << level for level in range(4))
         if config.weights is not None:
             self.report = load_backbone_weights(self, config.name, config.weights)
-        stem: list[nn.Module] = [self.conv1, self.bn1]
-        for stage in [nn.ModuleList(stem), self.layer1, self.layer2, self.layer3, self.layer4][: config.freeze_at]:
-            stage.requires_grad_(requires_grad=False)
+        self._freeze_at = config.freeze_at
+        for module in self._frozen():
+            module.requires_grad_(requires_grad=False)
+        self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """res2..res5."""
         return resnet_maps(self, images)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - as torch has it
+        """As `torch.nn.Module.train`, but for what is frozen: its batch norms neither use nor count a batch's."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module]:
+        stages = [(self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,), (self.layer4,)]
+        return [module for stage in stages[: self._freeze_at] for module in stage]
 
 
 class TimmBackbone(Backbone):
