@@ -21,7 +21,7 @@ from detector_cases import detector_of, pictures
 from PIL import Image
 
 from zigzag.data.order import Shard
-from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
+from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter, WeightsError
 from zigzag.tasks import curves
 from zigzag.tasks.ablate import SETS, slug, table
 from zigzag.tasks.gallery import Gallery, confusion
@@ -29,7 +29,7 @@ from zigzag.tasks.guard import FiniteGuard, NonFiniteError, first_bad_map, place
 from zigzag.tasks.metrics import Scores
 from zigzag.tasks.pictures import Case, contact_sheet, overlay, save, with_legend
 from zigzag.tasks.recipe import Recipe
-from zigzag.tasks.semantic import joint_loss
+from zigzag.tasks.semantic import SemanticSegmentation, joint_loss
 
 CLASSES = ["background", "a", "b", "c"]
 COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -92,6 +92,22 @@ class TestLoss:
         loss.backward()
         assert loss == 0
         assert not scores.grad.any()
+
+
+class TestStart:
+    def test_it_takes_the_place_of_the_backbones_weights(self, tmp_path):
+        """Which are neither fetched nor read, and need not be there."""
+        neck = NeckOptions(channels=4, norm_groups=1, stages=1, grids=(2,), lateral_kernel_size=1)
+        path = tmp_path / "run.pth"
+        began = SemanticSegmentation(CLASSES, COLOURS, NetworkConfig(BackboneConfig("resnet18"), neck))
+        torch.save({"state_dict": began.state_dict()}, path)
+        network = NetworkConfig(BackboneConfig("resnet18", weights=str(tmp_path / "nothing.pth")), neck)
+        with pytest.raises(WeightsError, match=r"there is no file '.*nothing\.pth'"):
+            SemanticSegmentation(CLASSES, COLOURS, network)
+        task = SemanticSegmentation(CLASSES, COLOURS, network, start=str(path))
+        assert task.report.source == str(path)
+        given = began.network.state_dict()
+        assert all(torch.equal(value, given[name]) for name, value in task.network.state_dict().items())
 
 
 class TestRecipe:

@@ -1,6 +1,7 @@
 """Semantic segmentation as a Lightning module: loss, optimiser, scores, pictures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,7 @@ class SemanticSegmentation(pl.LightningModule):
         validation: how images are predicted while training.
         inference: how images are predicted by `test` and `predict`; the paper averages five scales.
         start: checkpoint of another run whose weights to start from, such as the COCO stage's; a head for other classes
-            starts anew. It takes the place of the backbone's weights.
+            starts anew. It takes the place of the backbone's weights, which are not read.
         submission: let `test` write results in VOC's format for submissions.
         pictures: overlays that every validation logs.
     """
@@ -63,6 +64,8 @@ class SemanticSegmentation(pl.LightningModule):
         self.submission, self.pictures = submission, pictures
         if pictures < 0:
             raise ValueError(f"model.pictures must be 0 or more, got {pictures}")
+        if start is not None:
+            network = replace(network, backbone=replace(network.backbone, weights=None))
         self.network = SemanticSegmenter(network, len(self.classes)).to(memory_format=torch.channels_last)
         self.report = self.network.backbone.report
         if start is not None:
