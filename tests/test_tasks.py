@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -263,6 +264,27 @@ class TestPictures:
         assert (shown[:, 0] == 100).all()
         assert (shown[:, 5] == 100).all()
         assert (shown[1, 3] == [193, 40, 40]).all()
+
+    def test_overlay_mixes_every_pixel(self):
+        """Two fifths of the image and three of its class's colour, to the nearest integer; a line between regions."""
+        image = np.random.default_rng(0).integers(0, 256, (150, 70, 3)).astype(np.uint8)
+        labels = labelled(1, (15, 7)).repeat(10, 0).repeat(10, 1)
+        labels[-3:] = 7  # no class
+        colours = np.vstack([COLOURS, np.full((252, 3), 255)])[labels]
+        expected = ((2 * image.astype(int) + 3 * colours + 2) // 5).astype(np.uint8)
+        expected[(labels == 0) | (labels == 255)] = image[(labels == 0) | (labels == 255)]
+        for y, x in np.ndindex(labels.shape):
+            if labels[y, x] != labels[max(y - 1, 0), x] or labels[y, x] != labels[y, max(x - 1, 0)]:
+                expected[y, x] = 255
+        assert np.array_equal(overlay(image, labels, COLOURS), expected)
+
+    def test_overlay_holds_little_beside_the_picture(self):
+        image, labels = np.zeros((4000, 250, 3), np.uint8), labelled(0, (4000, 250))
+        tracemalloc.start()
+        overlay(image, labels, COLOURS)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10 * labels.size  # bytes; 3 of them are the picture
 
     def test_legend_names_what_occurs(self, monkeypatch):
         written = []
