@@ -133,6 +133,15 @@ class TestChecks:
         with pytest.raises(DataError, match=f"{file}: {message}"):
             data.setup("fit")
 
+    @pytest.mark.parametrize("values", [(0, 77), (3, 255)])
+    def test_a_label_out_of_range_is_no_void_where_nothing_was_checked(self, tmp_path, values):
+        write_mask(folder_set(tmp_path) / "masks" / "train" / "1.png", values)
+        data = SegmentationData("folder", str(tmp_path), class_names=["x", "y", "z"], check=False)
+        data.setup("fit")
+        message = f"masks/train/1.png: value {min({3, 77} & set(values))} is no label: there are 3 classes"
+        with pytest.raises(DataError, match=message):
+            data.source("train").labels(1)
+
     @pytest.mark.parametrize("read", [read_image, image_size, read_mask])
     def test_more_pixels_than_pil_takes(self, tmp_path, monkeypatch, read):
         write_mask(tmp_path / "a.png", (0,))

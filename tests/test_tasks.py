@@ -1,11 +1,11 @@
-"""What a run is made of: scores, the loss, the recipe, the guard, pictures."""
+"""What a run is made of: scores, the loss, the recipe, pictures."""
 
 from __future__ import annotations
 
 import json
 import pickle
 import re
-from types import SimpleNamespace
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -17,19 +17,17 @@ pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[
 pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigzag[train]")
 
-from detector_cases import detector_of, pictures
 from PIL import Image
 
 from zigzag.data.order import Shard
-from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, SemanticSegmenter
+from zigzag.models import BackboneConfig, NeckOptions, NetworkConfig, WeightsError
 from zigzag.tasks import curves
 from zigzag.tasks.ablate import SETS, slug, table
 from zigzag.tasks.gallery import Gallery, confusion
-from zigzag.tasks.guard import FiniteGuard, NonFiniteError, first_bad_map, place_of
 from zigzag.tasks.metrics import Scores
 from zigzag.tasks.pictures import Case, contact_sheet, overlay, save, with_legend
 from zigzag.tasks.recipe import Recipe
-from zigzag.tasks.semantic import joint_loss
+from zigzag.tasks.semantic import SemanticSegmentation, joint_loss
 
 CLASSES = ["background", "a", "b", "c"]
 COLOURS = [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -94,6 +92,22 @@ class TestLoss:
         assert not scores.grad.any()
 
 
+class TestStart:
+    def test_it_takes_the_place_of_the_backbones_weights(self, tmp_path):
+        """Which are neither fetched nor read, and need not be there."""
+        neck = NeckOptions(channels=4, norm_groups=1, stages=1, grids=(2,), lateral_kernel_size=1)
+        path = tmp_path / "run.pth"
+        began = SemanticSegmentation(CLASSES, COLOURS, NetworkConfig(BackboneConfig("resnet18"), neck))
+        torch.save({"state_dict": began.state_dict()}, path)
+        network = NetworkConfig(BackboneConfig("resnet18", weights=str(tmp_path / "nothing.pth")), neck)
+        with pytest.raises(WeightsError, match=r"there is no file '.*nothing\.pth'"):
+            SemanticSegmentation(CLASSES, COLOURS, network)
+        task = SemanticSegmentation(CLASSES, COLOURS, network, start=str(path))
+        assert task.report.source == str(path)
+        given = began.network.state_dict()
+        assert all(torch.equal(value, given[name]) for name, value in task.network.state_dict().items())
+
+
 class TestRecipe:
     def test_steps_and_warm_up(self):
         recipe = Recipe(milestones=(60, 90), gamma=0.1, warmup_steps=10, warmup_factor=0.5)
@@ -133,108 +147,6 @@ class TestRecipe:
         assert found == [(1, 0.1, 0.0), (1, 1.0, 1e-4), (3, 1.0, 0.0)]
 
 
-@pytest.fixture(scope="module")
-def network():
-    neck = NeckOptions(channels=8, norm_groups=2, stages=2, grids=(2,))
-    return SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18"), neck), 3)
-
-
-@pytest.fixture(scope="module")
-def detectors():
-    kinds = ("mask_rcnn", "deformable_rcnn", "fcis")
-    return {kind: detector_of(kind, proposals=(10, 5), regions=8).train() for kind in kinds}
-
-
-class TestGuard:
-    @pytest.mark.parametrize(
-        ("name", "words"),
-        [
-            ("backbone.conv1.weight", "the backbone's stem"),
-            ("backbone.layer3.0.conv1.weight", "the backbone's res4"),
-            ("neck.lateral.2.bias", "the neck's lateral map, level 3"),
-            ("neck.stages.0.down.1.gain", "the neck, stage 1, top-down, level 2"),
-            ("neck.stages.0.up.3.gain", "the neck, stage 1, bottom-up, level 4"),
-            ("neck.stages.1.down.2.fusion.conv.weight", "the fusion of stage 2, top-down, level 3"),
-            ("head.classifier.bias", "the head"),
-        ],
-    )
-    def test_the_map_where_it_began_is_named(self, network, name, words):
-        images = torch.randn(1, 3, 64, 64)
-        assert first_bad_map(network, images) is None
-        parameter = dict(network.named_parameters())[name]
-        kept = parameter.detach().clone()
-        parameter.data.fill_(float("nan"))
-        assert first_bad_map(network, images) == words
-        parameter.data.copy_(kept)
-
-    @pytest.mark.parametrize(
-        ("kind", "name", "words"),
-        [
-            ("mask_rcnn", "backbone.backbone.layer2.0.conv1.weight", "the backbone's res3"),
-            ("mask_rcnn", "backbone.neck.stages.0.down.1.gain", "the neck, stage 1, top-down, level 2"),
-            ("mask_rcnn", "rpn.head.conv.0.0.bias", "the region proposals"),
-            ("mask_rcnn", "rpn.head.bbox_pred.bias", "the region proposals"),
-            ("mask_rcnn", "roi_heads.box_head.fc6.bias", "the box head"),
-            ("mask_rcnn", "roi_heads.box_predictor.bbox_pred.bias", "the box predictor"),
-            ("mask_rcnn", "roi_heads.mask_head.0.0.bias", "the mask head"),
-            ("mask_rcnn", "roi_heads.mask_predictor.mask_fcn_logits.bias", "the mask predictor"),
-            ("deformable_rcnn", "backbone.backbone.layer4.0.conv2.offset.bias", "the backbone's res5"),
-            ("deformable_rcnn", "roi_heads.box_roi_pool.offset.bias", "the offsets of the box head's regions"),
-            ("deformable_rcnn", "roi_heads.mask_roi_pool.offset.bias", "the offsets of the mask head's regions"),
-            ("deformable_rcnn", "roi_heads.mask_predictor.conv5_mask.bias", "the mask predictor"),
-            ("fcis", "rpn.head.cls_logits.bias", "the region proposals"),
-            ("fcis", "roi_heads.scores.convolution.bias", "the position-sensitive scores of regions"),
-        ],
-    )
-    def test_so_is_a_detectors(self, detectors, kind, name, words):
-        network, (images, targets) = detectors[kind], pictures()
-        parameter = dict(network.named_parameters())[name]
-        kept = parameter.detach().clone()
-        parameter.data.fill_(float("nan"))
-        found = first_bad_map(network, images, targets)
-        parameter.data.copy_(kept)
-        assert found == words
-
-    @pytest.mark.parametrize("kind", ["mask_rcnn", "deformable_rcnn", "fcis", "semantic"])
-    def test_every_parameter_is_of_a_module_that_is_watched(self, network, detectors, kind):
-        for name, _ in (network if kind == "semantic" else detectors[kind]).named_parameters():
-            parts = name.split(".")
-            whole = (".".join(parts[:end]) for end in range(1, len(parts)))
-            maps = [module for module in whole if kind == "semantic" or module != "backbone"]  # a dict of maps is not
-            assert any(map(place_of, maps)), name
-
-    def test_of_the_eager_neck_it_is_the_whole(self):
-        eager = NeckOptions(kind="eager", channels=16, stages=1, grids=(2,), norm_groups=4, lateral_kernel_size=1)
-        network = detector_of("mask_rcnn", neck=eager).eval()
-        network.backbone.neck.stages[0].up[2].gain.data.fill_(float("nan"))
-        assert first_bad_map(network, pictures()[0]) == "the neck"
-
-    def test_a_loss_of_finite_maps(self, detectors, monkeypatch):
-        network = detectors["fcis"]
-        assert first_bad_map(network, *pictures()) is None
-        guard = FiniteGuard()
-        monkeypatch.setattr(guard, "_look", lambda *_: None)
-        with pytest.raises(NonFiniteError, match=r"step 7: the loss is nan; every map that is watched is finite$"):
-            guard.on_before_backward(SimpleNamespace(global_step=7), None, torch.tensor(float("nan")))
-
-    def test_looking_changes_nothing(self):
-        network = SemanticSegmenter(NetworkConfig(BackboneConfig("resnet18", norm="batch"), NeckOptions(kind="fpn")), 3)
-        before = {name: value.clone() for name, value in network.state_dict().items()}
-        first_bad_map(network, torch.randn(2, 3, 64, 64))
-        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-    def test_an_image_is_a_map_too(self, network):
-        assert first_bad_map(network, torch.full((1, 3, 64, 64), float("inf"))) == "the image"
-
-    def test_every_step_of_the_neck_is_watched(self, network):
-        steps = [name for name, _ in network.named_modules() if name.count(".") == 4 and name.startswith("neck.stages")]
-        assert steps == [name for name in steps if place_of(name) or name.endswith(("context", "context_norm"))]
-
-    def test_what_is_refused(self):
-        with pytest.raises(ValueError, match=r"guard\.every_n_steps"):
-            FiniteGuard(0)
-
-
 class TestPictures:
     def case(self, seed):
         image = np.full((20, 30, 3), 100, np.uint8)
@@ -247,6 +159,27 @@ class TestPictures:
         assert (shown[:, 0] == 100).all()
         assert (shown[:, 5] == 100).all()
         assert (shown[1, 3] == [193, 40, 40]).all()
+
+    def test_overlay_mixes_every_pixel(self):
+        """Two fifths of the image and three of its class's colour, to the nearest integer; a line between regions."""
+        image = np.random.default_rng(0).integers(0, 256, (150, 70, 3)).astype(np.uint8)
+        labels = labelled(1, (15, 7)).repeat(10, 0).repeat(10, 1)
+        labels[-3:] = 7  # no class
+        colours = np.vstack([COLOURS, np.full((252, 3), 255)])[labels]
+        expected = ((2 * image.astype(int) + 3 * colours + 2) // 5).astype(np.uint8)
+        expected[(labels == 0) | (labels == 255)] = image[(labels == 0) | (labels == 255)]
+        for y, x in np.ndindex(labels.shape):
+            if labels[y, x] != labels[max(y - 1, 0), x] or labels[y, x] != labels[y, max(x - 1, 0)]:
+                expected[y, x] = 255
+        assert np.array_equal(overlay(image, labels, COLOURS), expected)
+
+    def test_overlay_holds_little_beside_the_picture(self):
+        image, labels = np.zeros((4000, 250, 3), np.uint8), labelled(0, (4000, 250))
+        tracemalloc.start()
+        overlay(image, labels, COLOURS)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10 * labels.size  # bytes; 3 of them are the picture
 
     def test_legend_names_what_occurs(self, monkeypatch):
         written = []

@@ -60,8 +60,13 @@ def classes_of(dataset: str, classes: Sequence[str] = ()) -> tuple[tuple[str, ..
         "folder": classes,
     }
     own = tuple(names.get(dataset, VOC))
-    start = 1 if dataset == "context59" else 0
+    start = first_value(dataset)
     return own, tuple(CAMVID_COLOURS if dataset == "camvid" else colours[start : start + len(own)])
+
+
+def first_value(dataset: str) -> int:
+    """The value of label 0 in a data set's masks; values below it are void."""
+    return 1 if dataset == "context59" else 0
 
 
 def _check_names(classes: Sequence[str]) -> None:
@@ -91,9 +96,8 @@ def _context(root: Path, split: str, *, background: bool) -> Source:
     pairs = [
         Pair(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClassContext" / f"{name}.png") for name in names
     ]
-    if background:
-        return MaskFiles(pairs, *classes_of("context60"))
-    return MaskFiles(pairs, *classes_of("context59"), offset=1)
+    dataset = "context60" if background else "context59"
+    return MaskFiles(pairs, *classes_of(dataset), offset=first_value(dataset))
 
 
 def _camvid(root: Path, split: str) -> Source:

@@ -102,12 +102,20 @@ class MaskFiles:
         return read_image(self.pairs[index].image)
 
     def labels(self, index: int) -> Labels:
-        """As `Source.labels`."""
+        """As `Source.labels`.
+
+        Raises:
+            DataError: a value that is no label, whether or not `problems` was asked before.
+        """
         pair = self.pairs[index]
         if pair.mask is None:
             width, height = self.image(index).size
             return np.full((height, width), VOID, np.uint8)
-        return self._label[read_mask(pair.mask)].astype(np.uint8)
+        values = read_mask(pair.mask)
+        labels = self._label[values]
+        if labels.min() < 0:
+            raise DataError(*self._wrong(pair.mask, values))
+        return labels.astype(np.uint8)
 
     def problems(self, index: int) -> Iterable[str]:
         """As `Source.problems`: a missing or unreadable file, sizes that differ, a value that is no label."""
@@ -125,10 +133,12 @@ class MaskFiles:
         if values.shape != (height, width):
             own = f"{values.shape[1]} x {values.shape[0]}"
             return [f"{pair.mask}: the mask is {own}, its image {pair.image} is {width} x {height}"]
+        return self._wrong(pair.mask, values)
+
+    def _wrong(self, mask: Path, values: Labels) -> list[str]:
+        """The first value that is no label, in words."""
         wrong = [int(value) for value in np.unique(values) if self._label[value] < 0]
-        if wrong:
-            return [f"{pair.mask}: value {wrong[0]} is no label: there are {len(self.classes)} classes"]
-        return []
+        return [f"{mask}: value {value} is no label: there are {len(self.classes)} classes" for value in wrong[:1]]
 
 
 def root_folder(dataset: str, root: str | None) -> Path:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 Predicted = TypeVar("Predicted")
@@ -40,19 +41,22 @@ class FiniteGuard(pl.Callback):
         self._batch = batch
         if trainer.global_step % self.every_n_steps == 0:
             place = self._look(trainer, pl_module)
-            if place is not None:
+            if not trainer.strategy.reduce_boolean_decision(place is None):
+                place = place or "a map of another process"
                 raise NonFiniteError(f"step {trainer.global_step}: {place} is not finite")
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Raise if the loss is not finite.
+        """Raise if the loss is not finite: every process at once, since norms may wait for each other in a look.
 
         Raises:
-            NonFiniteError: it is not.
+            NonFiniteError: it is not, here or in another process.
         """
-        if not torch.isfinite(loss):
+        own = bool(torch.isfinite(loss))
+        if not trainer.strategy.reduce_boolean_decision(own):
             place = self._look(trainer, pl_module)
+            what = "the loss of another process is not finite" if own else f"the loss is {loss.item()}"
             where = f"it began in {place}" if place else "every map that is watched is finite"
-            raise NonFiniteError(f"step {trainer.global_step}: the loss is {loss.item()}; {where}")
+            raise NonFiniteError(f"step {trainer.global_step}: {what}; {where}")
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
         with trainer.precision_plugin.forward_context():  # in the precision that the step runs in
@@ -64,23 +68,29 @@ class FiniteGuard(pl.Callback):
 def first_bad_map(network: nn.Module, images: Tensor | Sequence[Tensor], *others: Any) -> str | None:
     """The first map, in the order of computation, that is not finite; None where all are.
 
+    Alone it stops there; among several processes it goes on, for others may wait for this one in a norm.
+
     Args:
         network: called with the images and the others.
         images: a batch, or a list of images.
         others: likewise.
     """
-    if not all(torch.isfinite(image).all() for image in images):
-        return "the image"
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    found = [] if all(torch.isfinite(image).all() for image in images) else ["the image"]
+    if found and not together:
+        return found[0]
     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}  # batch norms count what they see
-    place = None
     try:
-        with _watched(network):
+        with _watched(network, found=found if together else None):
             network(images, *others)
-    except _Found as found:  # what follows might not run on what is not finite
-        place = str(found)
+    except _Found as place:
+        found.append(str(place))
+    except Exception:  # what follows might not run on what is not finite
+        if not found:
+            raise
     for name, buffer in network.named_buffers():
         buffer.copy_(kept[name])
-    return place
+    return found[0] if found else None
 
 
 def finite(network: nn.Module, predict: Callable[[], Predicted], image: str) -> Predicted:
@@ -112,12 +122,19 @@ class _Found(Exception):  # noqa: N818 - no error
 
 
 @contextmanager
-def _watched(network: nn.Module, chosen: Callable[[str], bool] = bool) -> Iterator[None]:
+def _watched(
+    network: nn.Module, chosen: Callable[[str], bool] = bool, found: list[str] | None = None
+) -> Iterator[None]:
+    """Raise `_Found` at the first map that is not finite, or with ``found`` add its place and those after it."""
+
     def look(place: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             maps = [x for x in (output if isinstance(output, list | tuple) else [output]) if isinstance(x, Tensor)]
-            if not all(torch.isfinite(x).all() for x in maps):
+            if all(torch.isfinite(x).all() for x in maps):
+                return
+            if found is None:
                 raise _Found(place)
+            found.append(place)
 
         return hook
 
@@ -156,6 +173,8 @@ _PLACES: tuple[tuple[re.Pattern[str], Callable[..., str]], ...] = (
         lambda stage, way, level: f"the fusion of stage {int(stage) + 1}, {_WAYS[way]}, level {int(level) + 1}",
     ),
     (re.compile(r"neck\.output\.(\d+)"), lambda level: f"the neck's last fusion, level {int(level) + 1}"),
+    (re.compile(r"neck\.body\.inner_blocks\.(\d+)"), lambda level: f"the neck's lateral map, level {int(level) + 1}"),
+    (re.compile(r"neck\.body\.layer_blocks\.(\d+)"), lambda level: f"the neck's output, level {int(level) + 1}"),
     (re.compile(r"neck"), lambda: "the neck"),
     (re.compile(r"head"), lambda: _SCORES[0]),
     (re.compile(r"rpn\.head\.(?:conv|cls_logits|bbox_pred)"), lambda: _SCORES[1]),

@@ -17,6 +17,8 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (25, 25, 25), (120, 120, 120)
 _EDGE = 8
 _ROW = 22
 _STRENGTH = 0.6
+_BAND = 64
+"""Rows that are mixed at once, in floats."""
 _SHEET = 100
 """Width of a column without a picture."""
 
@@ -41,13 +43,18 @@ def painted(labels: Pixels, colours: Sequence[Colour]) -> Pixels:
 
 def overlay(image: Pixels, labels: Pixels, colours: Sequence[Colour]) -> Pixels:
     """An image (H, W, 3) under its labels' colours, a line between regions; void and what is black stay as they are."""
-    mixed = (1 - _STRENGTH) * image + _STRENGTH * painted(labels, colours)
-    plain = (labels == VOID) | np.isin(labels, np.flatnonzero(~np.any(colours, axis=1)))
-    result = np.where(plain[..., None], image, mixed.round().astype(np.uint8))
+    plain = np.zeros(256, bool)
+    plain[: len(colours)] = ~np.any(colours, axis=1)
+    plain[VOID] = True
+    result = image.copy()
+    for top in range(0, len(labels), _BAND):
+        rows = slice(top, top + _BAND)
+        mixed = (1 - _STRENGTH) * image[rows] + _STRENGTH * painted(labels[rows], colours)
+        np.copyto(result[rows], mixed.round().astype(np.uint8), where=~plain[labels[rows], None])
     border = np.zeros(labels.shape, bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]
-    result[border] = 255
+    np.copyto(result, np.uint8(255), where=border[..., None])
     return result
 
 

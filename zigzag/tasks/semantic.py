@@ -1,6 +1,7 @@
 """Semantic segmentation as a Lightning module: loss, optimiser, scores, pictures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from zigzag.data.classes import VOID, Colour, voc_palette
+from zigzag.data.sets import first_value
 from zigzag.data.source import DataError
 from zigzag.files import write_text
 from zigzag.models import NetworkConfig, SemanticSegmenter, WeightReport, WeightsError
@@ -39,7 +41,7 @@ class SemanticSegmentation(pl.LightningModule):
         validation: how images are predicted while training.
         inference: how images are predicted by `test` and `predict`; the paper averages five scales.
         start: checkpoint of another run whose weights to start from, such as the COCO stage's; a head for other classes
-            starts anew. It takes the place of the backbone's weights.
+            starts anew. It takes the place of the backbone's weights, which are not read.
         submission: let `test` write results in VOC's format for submissions.
         pictures: overlays that every validation logs.
     """
@@ -62,6 +64,8 @@ class SemanticSegmentation(pl.LightningModule):
         self.submission, self.pictures = submission, pictures
         if pictures < 0:
             raise ValueError(f"model.pictures must be 0 or more, got {pictures}")
+        if start is not None:
+            network = replace(network, backbone=replace(network.backbone, weights=None))
         self.network = SemanticSegmenter(network, len(self.classes)).to(memory_format=torch.channels_last)
         self.report = self.network.backbone.report
         if start is not None:
@@ -130,7 +134,7 @@ class SemanticSegmentation(pl.LightningModule):
         if self._has_truth:
             self.gallery.add(name, int(batch["index"]), _pixels(batch["image"]), _array(batch["labels"]), predicted)
         if self.submission:
-            save(_indexed(predicted), self._submission / f"{name}.png")
+            save(self._indexed(predicted, ()), self._submission / f"{name}.png")
 
     def on_test_epoch_end(self) -> None:
         """Write scores, tables and the contact sheet to the run's folder, test/; without masks there are none."""
@@ -164,11 +168,11 @@ class SemanticSegmentation(pl.LightningModule):
                 raise DataError(f"predict: the labels of {path} and the picture of {other} would be {name}_labels.png")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> str:  # noqa: ARG002
-        """Write an overlay with a legend, and the labels as a PNG with VOC's palette; return the overlay's path."""
+        """Write an overlay with a legend, and the labels as a PNG with its colours; return the overlay's path."""
         labels = _array(self._segment(batch["image"], self.inference, str(batch["path"])))
         path = self.folder / "predictions" / f"{Path(batch['path']).stem}.png"
         save(with_legend(_pixels(batch["image"]), labels, self.classes, self.colours), path)
-        save(_indexed(labels), path.with_stem(f"{path.stem}_labels"))
+        save(self._indexed(labels, self.colours), path.with_stem(f"{path.stem}_labels"))
         print(f"written to {path}")
         return str(path)
 
@@ -194,6 +198,15 @@ class SemanticSegmentation(pl.LightningModule):
     @property
     def _has_truth(self) -> bool:
         return bool(self._data.source("test").has_truth)
+
+    def _indexed(self, labels: Any, colours: Sequence[Colour]) -> Image.Image:
+        """Labels as a mask of the data set, whose values are its own, with the classes' colours; VOC's for the rest."""
+        first = first_value(self._data.dataset)
+        image = Image.fromarray(np.ascontiguousarray(labels + np.uint8(first)))
+        palette = voc_palette()
+        palette[3 * first : 3 * (first + len(colours))] = [part for colour in colours for part in colour]
+        image.putpalette(palette)
+        return image
 
     def _segment(self, image: Tensor, settings: Inference, name: str) -> Tensor:
         return finite(self.network, lambda: segment(self, image, len(self.classes), settings), name)
@@ -251,10 +264,3 @@ def _pixels(image: Tensor) -> Any:
 
 def _array(labels: Tensor) -> Any:
     return labels.to("cpu", torch.uint8).numpy()
-
-
-def _indexed(labels: Any) -> Image.Image:
-    """Labels as an image with VOC's palette."""
-    image = Image.fromarray(np.ascontiguousarray(labels))
-    image.putpalette(voc_palette())
-    return image
