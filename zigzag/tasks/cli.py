@@ -346,5 +346,8 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda line: "litlogger" not in line.getMessage()
     )
-    for text in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*not resumable.*"):
+    for text in (
+        *(".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*not resumable.*"),
+        ".*in eval mode at the start of training.*",  # stages that do not train
+    ):
         warnings.filterwarnings("ignore", message=text)
