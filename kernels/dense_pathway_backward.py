@@ -277,7 +277,9 @@ def dense_pathway_backward(
         _slots(source.shape[2], height, options["ROWS"]) * blocks(height, options["ROWS"]) if walked else height
         for source, walked in zip(sources, walks, strict=True)
     )
-    changes = [like.new_empty((number, length, width, channels)) for length in lengths]
+    # Before gain and affine, and summed up over a strip: float16 need not hold what it holds of the gradients.
+    wide = torch.float32 if like.dtype == torch.float16 else like.dtype
+    changes = [like.new_empty((number, length, width, channels), dtype=wide) for length in lengths]
     # What a product's gain adds up over target pixels is also a sum over those of any source: gather takes the last's.
     later = gain is not None and product and sources and all(walks)
     # Of every sum: its result, and how many programs have a part of it; spread's come first, then each source's.
