@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -276,3 +277,20 @@ def test_the_sanitizers_run_every_operation(benchmark_of, which, backends, most)
 def test_the_sanitizers_know_tritons_kernels_by_name(benchmark_of):
     words = benchmark_of("gpu").sanitizer("racecheck", "triton")
     assert {"kne=sum_strips", "kne=evaluate", "kne=gather"} <= set(words)
+
+
+# One of each way in which tests give a backend something other than an operation of its own.
+MOVED = "cuda and not cpu and (learns or fuse or image_sizes or single_image or image_alone or codes_are or in_the_neck"
+MOVED += " or (test_region_context and float32-3-mean) or (test_gradients and stable-2-float32-channels_last-valid))"
+
+
+@pytest.mark.skipif(zigzag.backends()["cuda"].device != "cpu", reason="the emulated CUDA kernels are not loaded")
+def test_necks_of_tests_are_moved_to_the_gpu():
+    """Without one, the stand-ins take what was not."""
+    tests = FOLDER.parent / "tests"
+    files = [str(tests / f"test_{name}.py") for name in ("neck", "determinism")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "far_device", "-p", "no:cacheprovider", "-k", MOVED, *files]
+    path = os.pathsep.join([str(tests), str(Path(zigzag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
