@@ -271,7 +271,7 @@ def dense_pathway_backward(
     grads = [torch.empty_like(source) for source in sources]
     constants = pathway_constants(like, sources, valid, source_valid, grids, nearest)
     walks = tuple(few and source.shape[2] <= height for few, source in zip(constants["FEW"], sources, strict=True))
-    # Of a source that is walked, strip sums before gain and affine: float16 need not hold them where it holds gradients.
+    # What a walked source collects, before gain and affine, float16 need not hold where it holds the gradients.
     wide = torch.float32 if like.dtype == torch.float16 else like.dtype
     options = tiles("dense_pathway_backward", like, itemsize=wide.itemsize)
     to_options = tiles("dense_pathway_backward.gather", like)
