@@ -63,8 +63,9 @@ class CMakeBuild(build_ext):
             f"-DZIGZAG_VERSION={self.distribution.get_version()}",
             f"-DZIGZAG_COMMIT={commit()}",
         ]  # fmt: skip
-        if os.environ.get("ZIGZAG_CUDA_ARCHITECTURES"):
-            configure.append(f"-DZIGZAG_CUDA_ARCHITECTURES={os.environ['ZIGZAG_CUDA_ARCHITECTURES']}")
+        # Unset, it is forgotten: CMake's cache would keep what an earlier build was asked for.
+        asked = os.environ.get("ZIGZAG_CUDA_ARCHITECTURES")
+        configure.append(f"-DZIGZAG_CUDA_ARCHITECTURES={asked}" if asked else "-UZIGZAG_CUDA_ARCHITECTURES")
         if ninja is not None:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         self.call(configure)

@@ -271,13 +271,19 @@ def dense_pathway_backward(
     grads = [torch.empty_like(source) for source in sources]
     constants = pathway_constants(like, sources, valid, source_valid, grids, nearest)
     walks = tuple(few and source.shape[2] <= height for few, source in zip(constants["FEW"], sources, strict=True))
-    options, to_options = tiles("dense_pathway_backward", like), tiles("dense_pathway_backward.gather", like)
+    # What a walked source collects, before gain and affine, float16 need not hold where it holds the gradients.
+    wide = torch.float32 if like.dtype == torch.float16 else like.dtype
+    options = tiles("dense_pathway_backward", like, itemsize=wide.itemsize)
+    to_options = tiles("dense_pathway_backward.gather", like)
     count, tasks = programs(like, options)
     lengths = tuple(
         _slots(source.shape[2], height, options["ROWS"]) * blocks(height, options["ROWS"]) if walked else height
         for source, walked in zip(sources, walks, strict=True)
     )
-    changes = [like.new_empty((number, length, width, channels)) for length in lengths]
+    changes = [
+        like.new_empty((number, length, width, channels), dtype=wide if walked else like.dtype)
+        for length, walked in zip(lengths, walks, strict=True)
+    ]
     # What a product's gain adds up over target pixels is also a sum over those of any source: gather takes the last's.
     later = gain is not None and product and sources and all(walks)
     # Of every sum: its result, and how many programs have a part of it; spread's come first, then each source's.

@@ -128,13 +128,16 @@ def _device_of(arguments: tuple[Any, ...]) -> torch.device:
 # --- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def tiles(kernel: str, like: Tensor, least_channels: int = 1) -> dict[str, Any]:
-    """The tile of a kernel for maps such as ``like``: constants by name, and options of the compiler."""
+def tiles(kernel: str, like: Tensor, least_channels: int = 1, itemsize: int | None = None) -> dict[str, Any]:
+    """The tile of a kernel for maps such as ``like``: constants by name, and options of the compiler.
+
+    ``itemsize`` is that of the widest map that it reads or writes, where that is not ``like``'s.
+    """
     if like.ndim == 4 and like.stride(1) != 1 and f"{kernel}.contiguous" in SHIPPED[kind_of(like)]:
         kernel = f"{kernel}.contiguous"
     options = dict(_trials.get(kernel) or _chosen(kernel, like))
     if "CHANNELS" in options:
-        narrow = like.device.type == "cpu" or like.element_size() == 2
+        narrow = like.device.type == "cpu" or (itemsize or like.element_size()) == 2
         most = options["CHANNELS"] if narrow else options["CHANNELS"] // 2
         options["CHANNELS"] = max(min(power_of_two(like.shape[1 if like.ndim == 4 else 2]), most), least_channels)
     if torch.version.hip is not None:

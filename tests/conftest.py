@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 def poisoned_memory():
     """Every tensor that torch allocates without filling it starts as NaN, in compiled operations too."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # stock PyTorch has operations on a GPU that are not
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before[0])
@@ -37,7 +37,13 @@ def poisoned_memory():
 # Triton's interpreter takes CPU tensors; it must be chosen before Triton is imported, so for the whole process.
 if os.environ.get("TRITON_INTERPRET") == "1":
     stand_ins.interpret_triton()
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    # What libraries compute around our kernels is to have float32's digits, and the same ones every time.
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:
     stand_ins.emulate_cuda()
 
 
@@ -52,17 +58,31 @@ def pytest_collection_modifyitems(config, items):
 
 
 class Backend:
-    """The operations of `zigzag.ops` on one backend, from and to the CPU."""
+    """The operations of `zigzag.ops` on one backend, from and to the CPU; modules are moved to `device` by tests."""
 
     def __init__(self, backend):
         self.name = backend.name
+        self.device = backend.device or "cpu"
         for name in zigzag.ops.__all__:
-            if (name, backend.name) in WITHOUT_KERNELS:
-                continue
-            operation = functools.partial(getattr(zigzag.ops, name), backend=backend.name)
-            if backend.device == "cuda":
-                operation = functools.partial(on_gpu, operation)
-            setattr(self, name, operation)
+            if (name, backend.name) not in WITHOUT_KERNELS:
+                setattr(self, name, self.around(self.bare(name)))
+
+    def bare(self, name):
+        """The operation from and to `device`."""
+        return functools.partial(getattr(zigzag.ops, name), backend=self.name)
+
+    def around(self, function):
+        """The function from and to the CPU, where it is one from and to `device`."""
+        return function if self.device == "cpu" else functools.partial(on_gpu, function)
+
+    def run(self, function):
+        """As `around`, and operations that name no backend run on this one."""
+
+        def call(*arguments, **options):
+            with zigzag.use_backend(self.name):
+                return function(*arguments, **options)
+
+        return self.around(call)
 
     def __getattr__(self, name):
         """An operation that the backend has no kernels for."""

@@ -80,11 +80,13 @@ def test_every_operation_is_checked(compiled):
     assert checked == {name for name in torch._C._dispatch_get_all_op_names() if name.startswith(prefix)}
 
 
-def check_compilation(problems, eager, traced):
-    """Results and gradients as without compilation, for problems of several sizes."""
-    for problem in problems:
+def check_compilation(case, compiled, **options):
+    """Results and gradients as without compilation, at two sizes; what moves tensors to a device is not compiled."""
+    eager = getattr(compiled, case.operation)
+    traced = torch.compile(compiled.bare(case.operation), fullgraph=True, dynamic=True, **options)
+    for problem in (case.problem(), larger(case).problem()):
         results, gradients, _ = solved(problem, eager, draws=1)
-        found, found_gradients, _ = solved(problem, traced, draws=1)
+        found, found_gradients, _ = solved(problem, compiled.around(traced), draws=1)
         for one, other in zip(results, found, strict=True):
             torch.testing.assert_close(other, one)
         for name, gradient in gradients.items():
@@ -93,26 +95,22 @@ def check_compilation(problems, eager, traced):
 
 @EACH
 def test_one_graph_for_all_sizes(case, compiled):
-    operation = getattr(compiled, case.operation)
     counter = CompileCounterWithBackend("aot_eager")
-    traced = torch.compile(operation, backend=counter, fullgraph=True, dynamic=True)
-    check_compilation((case.problem(), larger(case).problem()), operation, traced)
+    check_compilation(case, compiled, backend=counter)
     # Where torch starts over, as it does to fix the value of a float argument, it leaves an empty graph behind.
     assert sum("torch.ops.zigzag" in graph.code for graph in counter.graphs) == 1
 
 
 def test_inductor(compiled):
-    case = CASES[5]
-    operation = getattr(compiled, case.operation)
-    traced = torch.compile(operation, fullgraph=True, dynamic=True)
-    check_compilation((case.problem(), larger(case).problem()), operation, traced)
+    check_compilation(CASES[5], compiled)
 
 
-def neck_steps(module, case):
+def neck_steps(module, case, device):
     """Maps and gradients of a training step at two sizes, eager and compiled in turn."""
     traced = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)
     for sizes in (((9, 12), (5, 6)), ((11, 8), (6, 4))):
-        features, valid = replace(case, sizes=sizes).features()
+        given = replace(case, sizes=sizes).features()
+        features, valid = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), given)
         for call in (module, traced):
             leaves = [feature.detach().requires_grad_() for feature in features]
             results = call(leaves, valid=valid)
@@ -120,22 +118,23 @@ def neck_steps(module, case):
             yield [*results, *torch.autograd.grad(total, [*leaves, *module.parameters()])]
 
 
-def check_neck(case, backend):
+def check_neck(case, backend, device="cpu"):
     """In float64, where another order of operations stays far below what assert_close lets pass."""
     case = replace(case, dtype=torch.float64)
-    module = neck_of(case.config, case.parameters()).double()
+    module = neck_of(case.config, case.parameters()).double().to(device)
     with zigzag.use_backend(backend):
-        eager, traced, eager_larger, traced_larger = neck_steps(module, case)
+        eager, traced, eager_larger, traced_larger = neck_steps(module, case, device)
     torch.testing.assert_close(traced, eager)
     torch.testing.assert_close(traced_larger, eager_larger)
 
 
 def test_neck_in_one_graph(compiled):
-    check_neck(NeckCase("", config_of("stable", 2, channels=8, stages=2), ()), compiled.name)
+    check_neck(NeckCase("", config_of("stable", 2, channels=8, stages=2), ()), compiled.name, compiled.device)
 
 
 def test_padded_neck_in_one_graph(compiled):
-    check_neck(NeckCase("", config_of("stable", 2, channels=8, stages=1), (), number=4, padded=True), compiled.name)
+    case = NeckCase("", config_of("stable", 2, channels=8, stages=1), (), number=4, padded=True)
+    check_neck(case, compiled.name, compiled.device)
 
 
 def test_reference_neck_in_one_graph():

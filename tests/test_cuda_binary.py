@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cuda_binary
@@ -10,6 +11,7 @@ import pytest
 import zigzag
 
 LIBRARY = Path(zigzag.__file__).with_name("_C_cuda.so")
+ROOT = Path(__file__).parents[1]
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 # What reads or writes maps: with 16-byte vectors of each type.
 STREAMING = {
@@ -31,8 +33,22 @@ pytestmark = [
 ]
 
 
+def asked_for(root):
+    """What the build in `root` was told to compile for, as `make gpu` tells it; None where it was told nothing."""
+    named = []
+    for name in ("build/native/CMakeCache.txt", "CMakeLists.txt"):
+        text = (root / name).read_text() if (root / name).exists() else ""
+        named += re.findall(r'ZIGZAG_CUDA_ARCHITECTURES(?::STRING=| ")([^"\n]+)', text)
+    asked, ordinary = named if len(named) == 2 else (None, None)
+    return None if asked == ordinary else asked
+
+
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def architecture(request):
+    """What an ordinary build has lost is missed; what another was not asked for is not."""
+    asked = asked_for(ROOT)
+    if asked is not None and f"{request.param.removeprefix('sm_')}-real" not in asked.split(";"):
+        pytest.skip(f"{LIBRARY.name} was built for {asked} alone")
     return request.param
 
 
@@ -41,6 +57,17 @@ def kernels(architecture):
     found = cuda_binary.kernels_of(LIBRARY, architecture)
     assert found
     return found
+
+
+@pytest.mark.parametrize(
+    ("cache", "told"), [(None, None), ("80-real;90a-real", None), ("90a-real", "90a-real")], ids=["none", "all", "one"]
+)
+def test_a_build_is_held_to_what_it_was_asked_for(tmp_path, cache, told):
+    (tmp_path / "CMakeLists.txt").write_text('set(ZIGZAG_CUDA_ARCHITECTURES "80-real;90a-real" CACHE STRING "GPUs")')
+    if cache is not None:
+        (tmp_path / "build" / "native").mkdir(parents=True)
+        (tmp_path / "build" / "native" / "CMakeCache.txt").write_text(f"ZIGZAG_CUDA_ARCHITECTURES:STRING={cache}\n")
+    assert asked_for(tmp_path) == told
 
 
 def named(kernels, prefix):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_jobs_report_how_they_ended(benchmark_of, monkeypatch, tmp_path, code, l
     assert found == state
     assert last == ("fine" if state == 0 else "")
     missing = gpu.run(gpu.Job("part", "none", [str(tmp_path / "nothing")]), limit, {})
-    assert missing[0] == 127
+    assert missing[0] == gpu.ABSENT
 
 
 def backends_with(**reasons):
@@ -207,15 +208,12 @@ def test_backends_that_should_run_here_and_do_not_are_named(benchmark_of, monkey
     assert all(part in str(left.value.code) for part in said)
 
 
-@pytest.mark.parametrize(("part", "code"), [("parity", 1), ("sanitizer", 1), ("bench", 1), ("build", 0)])
-def test_a_part_by_itself_fails_without_the_backends(benchmark_of, monkeypatch, tmp_path, capsys, part, code):
-    """Its tests would all be skipped, and it would be "ok"."""
-    gpu = benchmark_of("gpu")
-    reason = "cuda: zigzag/_C_cuda.so was not built"
+def exit_code(gpu, monkeypatch, tmp_path, part, codes):
+    """Of `make gpu` with one part, whose jobs and the check of backends end as `codes` says, else with 0."""
 
     def run(job, *_):
         (tmp_path / f"{job.part}-{job.name}.log").write_text("")
-        return (1, 1.0, reason) if job.part == "backends" else (0, 1.0, "58 skipped")
+        return codes.get(job.part, 0), 1.0, f"said by {job.part}"
 
     for name, value in {"run": run, "OUT": tmp_path, "environment": dict}.items():
         monkeypatch.setattr(gpu, name, value)
@@ -223,8 +221,40 @@ def test_a_part_by_itself_fails_without_the_backends(benchmark_of, monkeypatch, 
     monkeypatch.setattr(sys, "argv", ["gpu.py", part])
     with pytest.raises(SystemExit) as left:
         gpu.main()
-    assert left.value.code == code
-    assert (reason in capsys.readouterr().out) == (code == 1)
+    return left.value.code
+
+
+@pytest.mark.parametrize(("part", "code"), [("parity", 1), ("sanitizer", 1), ("bench", 1), ("build", 0)])
+def test_a_part_by_itself_fails_without_the_backends(benchmark_of, monkeypatch, tmp_path, capsys, part, code):
+    """Its tests would all be skipped, and it would be "ok"."""
+    assert exit_code(benchmark_of("gpu"), monkeypatch, tmp_path, part, {"backends": 1}) == code
+    assert ("said by backends" in capsys.readouterr().out) == (code == 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "ended", "state", "code"),
+    [
+        ("sanitizer", 127, "absent", 0),
+        ("sanitizer", 9, "FAILED (9)", 1),
+        ("compiled", 124, "TOO LONG", 0),
+        ("compiled", 1, "FAILED (1)", 1),
+        ("bench", 124, "TOO LONG", 1),
+    ],
+)
+def test_what_is_absent_or_torchs_own_to_search_is_no_failure(
+    benchmark_of, monkeypatch, tmp_path, capsys, part, ended, state, code
+):
+    assert exit_code(benchmark_of("gpu"), monkeypatch, tmp_path, part, {part: ended}) == code
+    assert state in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_toolkit_comes_last_where_nvcc_is_nowhere_else(benchmark_of, monkeypatch, tmp_path, known):
+    gpu = benchmark_of("gpu")
+    monkeypatch.setattr(gpu, "TOOLKIT", tmp_path)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: f"/bin/{name}" if known else None)
+    monkeypatch.setenv("PATH", "/bin")
+    assert gpu.search_path() == ("/bin" if known else f"/bin:{tmp_path}")
 
 
 @pytest.mark.parametrize(("which", "backends", "most"), [("cuda", {"cuda", "hopper"}, 25), ("triton", {"triton"}, 8)])
@@ -247,3 +277,20 @@ def test_the_sanitizers_run_every_operation(benchmark_of, which, backends, most)
 def test_the_sanitizers_know_tritons_kernels_by_name(benchmark_of):
     words = benchmark_of("gpu").sanitizer("racecheck", "triton")
     assert {"kne=sum_strips", "kne=evaluate", "kne=gather"} <= set(words)
+
+
+# One of each way in which tests give a backend something other than an operation of its own.
+MOVED = "cuda and not cpu and (learns or fuse or image_sizes or single_image or image_alone or codes_are or in_the_neck"
+MOVED += " or (test_region_context and float32-3-mean) or (test_gradients and stable-2-float32-channels_last-valid))"
+
+
+@pytest.mark.skipif(zigzag.backends()["cuda"].device != "cpu", reason="the emulated CUDA kernels are not loaded")
+def test_necks_of_tests_are_moved_to_the_gpu():
+    """Without one, the stand-ins take what was not."""
+    tests = FOLDER.parent / "tests"
+    files = [str(tests / f"test_{name}.py") for name in ("neck", "determinism")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "far_device", "-p", "no:cacheprovider", "-k", MOVED, *files]
+    path = os.pathsep.join([str(tests), str(Path(zigzag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

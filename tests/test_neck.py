@@ -38,27 +38,29 @@ def ours(case, backend):
     module = neck_of(case.config)
 
     def implementation(features, parameters, valid):
-        with zigzag.use_backend(backend.name):
-            return torch.func.functional_call(module, parameters, (features,), {"valid": valid})
+        return torch.func.functional_call(module, parameters, (features,), {"valid": valid})
 
-    return implementation
+    return backend.run(implementation)
 
 
-def stock(case):
-    return lambda features, parameters, valid: literal.forward(features, parameters, case.config, valid=valid)
+def stock(case, backend):
+    """On the backend's device: both get their convolutions from one library."""
+    return backend.around(
+        lambda features, parameters, valid: literal.forward(features, parameters, case.config, valid=valid)
+    )
 
 
 @EACH
 def test_forward(case, backend):
     problem = neck_problem(case)
-    check_forward(problem, ours(case, backend), stock(case))
+    check_forward(problem, ours(case, backend), stock(case, backend))
     for i, result in enumerate(outputs(problem, ours(case, backend))):
         assert_zero_outside(result, problem.sizes.get(f"features.{i}"), f"level {i}")
 
 
 @EACH
 def test_gradients(case, backend):
-    check_gradients(neck_problem(case), ours(case, backend), stock(case), each=False)
+    check_gradients(neck_problem(case), ours(case, backend), stock(case, backend), each=False)
 
 
 @EACH
@@ -77,12 +79,11 @@ def test_two_runs_agree(backend):
 def test_a_single_image_stays_channels_last_in_training(backend):
     """Strides of its axis of size 1 say nothing of where its values lie, and convolutions go by them."""
     maps = [torch.randn(1, size, size, 16).permute(0, 3, 1, 2) for size in (9, 5)]
-    module = neck_of(config_of("stable", 2, stages=2))
-    with zigzag.use_backend(backend.name):
-        for found in module.fuse(maps):
-            assert found.requires_grad
-            assert found.is_contiguous(memory_format=torch.channels_last)
-            assert not found.is_contiguous()
+    module = neck_of(config_of("stable", 2, stages=2)).to(backend.device)
+    for found in backend.run(module.fuse)(maps):
+        assert found.requires_grad
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert not found.is_contiguous()
 
 
 def test_batch_mates_and_padding_change_nothing(backend):
@@ -108,28 +109,29 @@ def test_image_alone(backend):
         sizes = [problem.sizes[f"features.{i}"][n].tolist() for i in range(len(SIZES))]
         features = [problem.tensors[f"features.{i}"][n : n + 1, :, :h, :w] for i, (h, w) in enumerate(sizes)]
         found += [together[i][n : n + 1, :, :h, :w] for i, (h, w) in enumerate(sizes)]
-        by_stock += literal.forward(features, case.parameters(), case.config)
+        by_stock += stock(case, backend)(features, case.parameters(), None)
         arrays = [feature.double().numpy() for feature in features]
         exact += [torch.from_numpy(level.astype("float64")) for level in oracle.neck(arrays, parameters, case.config)]
     assert_parity(*(torch.cat([level.flatten() for level in levels]) for levels in (found, by_stock, exact)), "images")
 
 
 def test_image_sizes_are_in_pixels(backend):
-    module = neck_of(STABLE.config, random_parameters(STABLE.config))
+    module = backend.run(neck_of(STABLE.config, random_parameters(STABLE.config)).to(backend.device))
     features, _ = STABLE.features()
     valid = [torch.tensor(sizes) for sizes in ([[9, 12], [3, 4]], [[5, 6], [2, 2]], [[3, 3], [1, 1]])]
-    with zigzag.use_backend(backend.name):
-        by_level = module(features, valid=valid)
-        for sizes in (torch.tensor([[33, 48], [9, 16]]), [[33, 48], [9, 16]], torch.tensor([[33, 48], [9, 16]]).int()):
-            assert_same_bits(module(features, sizes), by_level, "image_sizes")
+    by_level = module(features, valid=valid)
+    for sizes in (torch.tensor([[33, 48], [9, 16]]), [[33, 48], [9, 16]], torch.tensor([[33, 48], [9, 16]]).int()):
+        assert_same_bits(module(features, sizes), by_level, "image_sizes")
 
 
 def test_fuse_is_what_follows_the_laterals(backend):
-    module = neck_of(STABLE.config, random_parameters(STABLE.config))
+    module = neck_of(STABLE.config, random_parameters(STABLE.config)).to(backend.device)
     features, _ = STABLE.features()
-    with zigzag.use_backend(backend.name):
-        bases = [lateral(feature) for lateral, feature in zip(module.lateral, features, strict=True)]
-        assert_same_bits(module(features), module.fuse(bases), "fuse")
+
+    def in_two_steps(features):
+        return module.fuse([lateral(feature) for lateral, feature in zip(module.lateral, features, strict=True)])
+
+    assert_same_bits(backend.run(module)(features), backend.run(in_two_steps)(features), "fuse")
 
 
 @pytest.mark.parametrize("kind", [list, tuple, dict, OrderedDict])
@@ -207,7 +209,7 @@ def test_weights_may_be_channels_last(backend):
         for name, value in problem.tensors.items()
     }
     results = outputs(problem, ours(STABLE, backend), restrided)
-    by_stock = outputs(problem, stock(STABLE))
+    by_stock = outputs(problem, stock(STABLE, backend))
     for name, result, other, exact in zip(problem.names, results, by_stock, problem.exact(), strict=True):
         assert_parity(result, other, exact, name)
 
@@ -225,40 +227,38 @@ def test_region_context(dtype, kernel_size, pool, backend):
     x = poisoned(normal(generator, 3, 6, 9, 12, dtype=dtype), valid)
     module = RegionContext(6, config.grids, kernel_size, pool)
 
-    def whole(given):
+    def whole(given, valid):
         own = {name.removeprefix(f"{prefix}."): value for name, value in given.items() if name != "x"}
-        with zigzag.use_backend(backend.name):
-            return torch.func.functional_call(module, own, (given["x"], valid))
+        return torch.func.functional_call(module, own, (given["x"], valid))
 
-    def by_stock(given):
+    def by_stock(given, valid):
         return literal.region_context(given["x"], given, prefix, config, valid)
 
     def exact():
         arrays = as_numpy(parameters)
         return (oracle.region_context(as_numpy({"x": x})["x"], arrays, prefix, pool=pool, valid=valid),)
 
-    call = lambda implementation, given: (implementation(given),)  # noqa: E731
+    call = lambda implementation, given: (implementation(given, valid),)  # noqa: E731
+    ours, stocks = backend.run(whole), backend.around(by_stock)
     problem = Problem(call, exact, ("R",), {"x": x} | parameters, {"x": valid, "base": valid})
-    check_forward(problem, whole, by_stock)
-    check_gradients(problem, whole, by_stock, each=False)
+    check_forward(problem, ours, stocks)
+    check_gradients(problem, ours, stocks, each=False)
 
 
 def test_codes_are_those_that_the_context_adds(backend):
-    module = RegionContext(4, (3, 2))
+    module = RegionContext(4, (3, 2)).to(backend.device)
     x = normal(torch.Generator().manual_seed(0), 2, 4, 9, 12)
-    with zigzag.use_backend(backend.name):
-        codes = module.codes(x)
-        assert codes.shape == (2, 13, 4)
-        added = backend.dense_pathway(torch.zeros_like(x), [x], [codes], (3, 2))
-        assert_same_bits([module(x)], [added], "R")
+    codes = backend.run(module.codes)(x)
+    assert codes.shape == (2, 13, 4)
+    added = backend.dense_pathway(torch.zeros_like(x), [x], [codes], (3, 2))
+    assert_same_bits([backend.run(module)(x)], [added], "R")
 
 
 def test_initial_neck_is_finite_and_every_parameter_learns(backend):
     torch.manual_seed(0)  # so few channels can all lie below a ReLU by chance
-    module = ZigZagNeck((4, 5, 6), 8, norm_groups=2)
+    module = ZigZagNeck((4, 5, 6), 8, norm_groups=2).to(backend.device)
     features = [normal(torch.Generator().manual_seed(i), 1, 4 + i, *size) for i, size in enumerate(SIZES)]
-    with zigzag.use_backend(backend.name):
-        sum(level.square().sum() for level in module(features)).backward()
+    sum(level.square().sum() for level in backend.run(module)(features)).backward()
     for name, parameter in module.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.any(), name

@@ -149,3 +149,10 @@ def test_sources_of_the_build_are_all_there_and_all_used():
     listed |= set(re.findall(r"/(csrc/cuda/\w+\.cu)\"", text))
     found = {str(path.relative_to(ROOT)) for end in ("cpp", "cu") for path in (ROOT / "csrc").rglob(f"*.{end}")}
     assert listed == found
+
+
+@pytest.mark.parametrize(("name", "tool"), [("_C", "a C++ compiler"), ("_C_cuda", "nvcc on PATH")])
+def test_a_library_that_was_not_built_says_what_that_takes(name, tool, monkeypatch, tmp_path):
+    monkeypatch.setattr(_library, "__file__", str(tmp_path / "_library.py"))
+    monkeypatch.delenv(_library.OVERRIDE, raising=False)
+    assert tool in _library.load.__wrapped__(name).reason

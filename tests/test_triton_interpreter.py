@@ -101,6 +101,19 @@ def test_a_neck_of_two_levels(monkeypatch):
     check_gradients(problem, implementation, stock, each=False)
 
 
+def test_what_gain_makes_small_does_not_overflow_before():
+    """A source row collects the gradient of many target rows before gain, and float16 ends at 65504."""
+    base, source = torch.zeros(1, 1, 119, 2).half(), torch.ones(1, 1, 15, 1).half()
+    gain, grad = torch.tensor([0.01]), torch.full_like(base, 20000)
+    none, options = [None], ([1], False, True, False)
+    found = torch.ops.zigzag_triton.dense_pathway_backward(
+        grad, None, base, [source], none, None, None, none, none, gain, None, none, *options
+    )
+    expected = 0.01 * 20000 * 2 * 119 / 15
+    torch.testing.assert_close(found[4].double().mean().item(), expected, rtol=1e-3, atol=0)
+    assert found[4].isfinite().all()
+
+
 @pytest.fixture(scope="module")
 def near():
     return run(torch.ops.zigzag_triton, maps(4))

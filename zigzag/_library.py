@@ -18,6 +18,11 @@ from zigzag.errors import first_line
 OVERRIDE = "ZIGZAG_LIBRARY"
 """Environment variable that names another file to load as the main library, such as a build with sanitizers."""
 
+REMEDIES = {
+    "_C": "run `make build`, or reinstall with a C++ compiler",
+    "_C_cuda": "put the CUDA toolkit's nvcc on PATH and run `make clean build`, or reinstall",
+}
+
 
 @dataclass(frozen=True)
 class Library:
@@ -47,7 +52,7 @@ def load(name: str = "_C") -> Library:
     if not path.is_file():
         if override:
             return Library(path, f"{OVERRIDE} names {override!r}, and there is no such file")
-        return Library(path, f"zigzag/{name}.so was not built: run `make build`, or reinstall with a C++ compiler")
+        return Library(path, f"zigzag/{name}.so was not built: {REMEDIES[name]}")
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:
