@@ -24,7 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "build" / "gpu"
 OPERATIONS = ("region_stats", "region_codes", "region_norm", "dense_pathway", "position_sensitive_pool")
-PARITY = [f"tests/test_{name}.py" for name in (*OPERATIONS, "region_stats_hopper", "neck")]
+_MORE = "region_stats_hopper", "dense_pathway_stats", "neck", "autocast"
+PARITY = [f"tests/test_{name}.py" for name in (*OPERATIONS, *_MORE)]
 # A sweep draws new shapes all the time, and Triton would compile each.
 ON_GPU = "((cuda or triton or hopper) and not cpu) and not (triton and sweep)"
 # Every operation forward and backward once; with weights of two bytes and 16 channels products run on tensor cores.

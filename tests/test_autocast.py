@@ -9,14 +9,14 @@ from checks import Problem, assert_same_bits, check_forward, check_gradients, ou
 from neck_cases import SIZES, NeckCase, config_of, neck_of, random_parameters
 from pool_cases import PoolCase
 
-import zigzag
 from zigzag.reference import neck as literal
 
 LOW = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
 
-def autocast(dtype=torch.bfloat16):
-    return torch.autocast("cpu", dtype)
+def autocast(backend, dtype=torch.bfloat16):
+    """On the device that the backend's maps are on."""
+    return torch.autocast(backend.device, dtype)
 
 
 @LOW
@@ -24,14 +24,14 @@ def autocast(dtype=torch.bfloat16):
 def test_sums_are_as_without_autocast(map_dtype, dtype, backend):
     problem = StatsCase((2, 5, 6, 4), map_dtype).problem()
     before = outputs(problem, backend.region_stats)
-    with autocast(dtype):
+    with autocast(backend, dtype):
         assert_same_bits(outputs(problem, backend.region_stats), before, "region_stats")
 
 
 def test_codes_are_as_without_autocast(backend):
     problem = CodesCase((2, 5, 6, 4)).problem()
     before = outputs(problem, backend.region_codes)
-    with autocast():
+    with autocast(backend):
         assert_same_bits(outputs(problem, backend.region_codes), before, "region_codes")
 
 
@@ -39,7 +39,7 @@ def test_codes_are_as_without_autocast(backend):
 def test_norms_are_as_without_autocast(dtype, backend):
     problem = NormCase((2, 6, 6, 4), weight_dtype=dtype, codes_dtype=dtype, groups=2).problem()
     before = outputs(problem, backend.region_norm)
-    with autocast():
+    with autocast(backend):
         assert_same_bits(outputs(problem, backend.region_norm), before, "region_norm")
 
 
@@ -48,7 +48,7 @@ def test_regions_are_pooled_as_without_autocast(dtype, backend):
     for own in (torch.float32, dtype):
         problem = PoolCase((2, 5, 6, 4), own).problem()
         before = outputs(problem, backend.position_sensitive_pool)
-        with autocast(dtype):
+        with autocast(backend, dtype):
             assert_same_bits(outputs(problem, backend.position_sensitive_pool), before, "position_sensitive_pool")
 
 
@@ -62,7 +62,7 @@ def test_maps_of_one_dtype_keep_it(dtype, backend):
     for own in (torch.float32, dtype):
         base, source = maps(own, own)
         before = backend.dense_pathway(base, [source])
-        with autocast(dtype):
+        with autocast(backend, dtype):
             after = backend.dense_pathway(base, [source])
         assert after.dtype == own
         assert_same_bits([after], [before], "dense_pathway")
@@ -73,13 +73,13 @@ def test_maps_of_several_dtypes_meet_in_the_low_one(dtype, backend):
     base, source, residual = maps(torch.float32, dtype, torch.float32)
     with pytest.raises(TypeError, match="sources"):
         backend.dense_pathway(base, [source], residual=residual)
-    with autocast(dtype):
+    with autocast(backend, dtype):
         mixed = backend.dense_pathway(base, [source], residual=residual)
     low = backend.dense_pathway(base.to(dtype), [source], residual=residual.to(dtype))
     assert_same_bits(mixed, low, "dense_pathway")
 
 
-def autocast_problem():
+def autocast_problem(backend):
     """The neck with float32 parameters and features, under autocast; stock is the literal one under autocast."""
     case = NeckCase("", config_of("stable", stages=2), SIZES)
     features, _ = case.features()
@@ -89,7 +89,7 @@ def autocast_problem():
     def call(implementation, given):
         parameters = {name: value for name, value in given.items() if not name.startswith("features.")}
         maps = [given[f"features.{i}"] for i in range(len(features))]
-        with torch.autocast("cpu", torch.bfloat16, enabled=maps[0].dtype == torch.float32):
+        with torch.autocast(backend.device, torch.bfloat16, enabled=maps[0].dtype == torch.float32):
             return tuple(implementation(maps, parameters))
 
     def exact():
@@ -110,13 +110,10 @@ def stock(case):
 
 
 def test_neck(backend):
-    case, problem = autocast_problem()
+    case, problem = autocast_problem(backend)
     module = neck_of(case.config)
-
-    def ours(features, parameters):
-        with zigzag.use_backend(backend.name):
-            return torch.func.functional_call(module, parameters, (features,))
-
+    ours = backend.run(lambda features, parameters: torch.func.functional_call(module, parameters, (features,)))
+    stocks = backend.around(stock(case))
     assert {result.dtype for result in outputs(problem, ours)} == {torch.bfloat16}
-    check_forward(problem, ours, stock(case))
-    check_gradients(problem, ours, stock(case), each=False)
+    check_forward(problem, ours, stocks)
+    check_gradients(problem, ours, stocks, each=False)

@@ -16,7 +16,6 @@ from test_dense_pathway import drawn_cases
 
 import zigzag
 from zigzag import dispatch
-from zigzag.backends import use_backend
 
 CASES = [replace(case, statistics=((3, 5, 7), 1)) for case in pathway_cases()]
 STATISTICS = [((3, 5, 7), 0), ((1,), 0), ((2,), 2), ((4, 9), 1)]
@@ -158,39 +157,43 @@ def test_statistics_that_are_none(statistics, error, message):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile(dynamic, compiled):
-    operation = compiled.dense_pathway
+    operation = compiled.bare("dense_pathway")
 
     def call(base, source):
         return operation(base, [source], statistics=((3,), 1))
 
     generator = torch.Generator().manual_seed(6)
-    traced = torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    traced = compiled.around(torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager"))
     for size in ((9, 8), (12, 7)):
         given = [normal(generator, 2, 4, *size), normal(generator, 2, 4, 3, 5)]
-        assert_same_bits(traced(*given), call(*given), "compiled")
+        assert_same_bits(traced(*given), compiled.around(call)(*given), "compiled")
 
 
 class TestNeck:
     """A neck whose maps are large enough, and one whose maps are not."""
 
     @staticmethod
-    def passed(images=None):
+    def passed(compiled, images=None):
         torch.manual_seed(2)
         neck = zigzag.nn.ZigZagNeck([4, 6, 8], 16, norm_groups=4).to(memory_format=torch.channels_last)
+        neck.to(compiled.device)
         generator = torch.Generator().manual_seed(7)
         maps = [normal(generator, 2, c, *size) for c, size in ((4, (24, 20)), (6, (12, 10)), (8, (6, 5)))]
         with Spy() as spy:
-            results = neck(maps, image_sizes=images)
+            results = compiled.run(neck)(maps, image_sizes=images)
             gradients = torch.autograd.grad(results, list(neck.parameters()), cotangents(results))
-        return results, gradients, [operation.name().split("::")[1] for operation, *_ in spy.calls]
+        return (
+            results,
+            [gradient.cpu() for gradient in gradients],
+            [operation.name().split("::")[1] for operation, *_ in spy.calls],
+        )
 
     @pytest.mark.parametrize("images", [None, [(96, 80), (50, 61)]], ids=["whole", "padded"])
     def test_the_same_bits_with_fewer_passes(self, images, compiled, monkeypatch):
-        with use_backend(compiled.name):
-            expected = self.passed(images)
-            monkeypatch.setattr(dispatch, "GATHER_FROM", 0)
-            monkeypatch.setattr(dispatch, "GATHER_IMAGES", 0)
-            found = self.passed(images)
+        expected = self.passed(compiled, images)
+        monkeypatch.setattr(dispatch, "GATHER_FROM", 0)
+        monkeypatch.setattr(dispatch, "GATHER_IMAGES", 0)
+        found = self.passed(compiled, images)
         assert_same_bits(found[0], expected[0], "results")
         assert_same_bits(found[1], expected[1], "gradients")
         gathered = found[2].count("dense_pathway_stats")

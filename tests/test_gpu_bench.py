@@ -281,14 +281,15 @@ def test_the_sanitizers_know_tritons_kernels_by_name(benchmark_of):
 
 # One of each way in which tests give a backend something other than an operation of its own.
 MOVED = "cuda and not cpu and (learns or fuse or image_sizes or single_image or image_alone or codes_are or in_the_neck"
-MOVED += " or (test_region_context and float32-3-mean) or (test_gradients and stable-2-float32-channels_last-valid))"
+MOVED += " or fewer_passes or (test_region_context and float32-3-mean)"
+MOVED += " or (test_gradients and stable-2-float32-channels_last-valid))"
 
 
 @pytest.mark.skipif(zigzag.backends()["cuda"].device != "cpu", reason="the emulated CUDA kernels are not loaded")
 def test_necks_of_tests_are_moved_to_the_gpu():
     """Without one, the stand-ins take what was not."""
     tests = FOLDER.parent / "tests"
-    files = [str(tests / f"test_{name}.py") for name in ("neck", "determinism")]
+    files = [str(tests / f"test_{name}.py") for name in ("neck", "determinism", "dense_pathway_stats")]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "far_device", "-p", "no:cacheprovider", "-k", MOVED, *files]
     path = os.pathsep.join([str(tests), str(Path(zigzag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
