@@ -30,7 +30,10 @@ def candidates(shipped: Options) -> Iterator[Options]:
 
 def best(kernel: str, shipped: Options, call: Callable[[], Any], time: Callable[..., Any] = do_bench) -> Options:
     """The candidate with the least median time of those that fit; the shipped tile where none is faster."""
-    tried = [shipped, *(options for options in candidates(shipped) if options != shipped)]
+    tried = [shipped]
+    for options in candidates(shipped):
+        if options not in tried:
+            tried.append(options)
     times = []
     for options in tried:
         with trial(kernel, options):

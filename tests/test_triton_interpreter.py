@@ -242,7 +242,7 @@ def test_a_tile_that_does_not_fit_is_passed_over():
 
     shipped = {"CHANNELS": 64, "num_warps": 8}
     assert best("region_stats", shipped, lambda: None, time) == {"CHANNELS": 128, "num_warps": 8}
-    assert len(tried) == 6
+    assert len(tried) == 4  # each once
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
