@@ -27,7 +27,8 @@ torch.set_num_threads(1)
 def poisoned_memory():
     """Every tensor that torch allocates without filling it starts as NaN, in compiled operations too."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)  # stock PyTorch has operations on a GPU that are not
+    # Stock PyTorch has operations on a GPU that are not.
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before[0])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import call
 
 import zigzag
 
@@ -286,12 +287,9 @@ MOVED += " or (test_gradients and stable-2-float32-channels_last-valid))"
 
 
 @pytest.mark.skipif(zigzag.backends()["cuda"].device != "cpu", reason="the emulated CUDA kernels are not loaded")
-def test_necks_of_tests_are_moved_to_the_gpu():
+def test_necks_of_tests_are_moved_to_the_gpu(monkeypatch):
     """Without one, the stand-ins take what was not."""
     tests = FOLDER.parent / "tests"
     files = [str(tests / f"test_{name}.py") for name in ("neck", "determinism", "dense_pathway_stats")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "far_device", "-p", "no:cacheprovider", "-k", MOVED, *files]
-    path = os.pathsep.join([str(tests), str(Path(zigzag.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=FOLDER.parent, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    monkeypatch.setenv("PYTHONPATH", str(tests), prepend=os.pathsep)
+    call(["-m", "pytest", "-q", "-p", "far_device", "-p", "no:cacheprovider", "-k", MOVED, *files], FOLDER.parent)

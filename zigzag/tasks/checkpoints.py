@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 from zipfile import ZipFile, is_zipfile
 
 import lightning.pytorch as pl
@@ -19,6 +19,8 @@ from zigzag.errors import first_line
 from zigzag.files import whole
 from zigzag.models import WeightsError
 from zigzag.models.weights import compare
+
+Network = TypeVar("Network")
 
 _KEYS = ("state_dict", "pytorch-lightning_version")
 _KEYS_TO_GO_ON = (*_KEYS, "optimizer_states", "lr_schedulers", "loops")
@@ -127,5 +129,10 @@ def without_weights(model: type[pl.LightningModule], *positional: Any, network: 
     """The model of these fields; weights to start training from are not read, as a checkpoint takes their place."""
     if "start" in fields:
         fields["start"] = None
-    backbone = replace(network.backbone, weights=None)
-    return model(*positional, network=replace(network, backbone=backbone), **fields)
+    return model(*positional, network=with_random_backbone(network), **fields)
+
+
+def with_random_backbone(network: Network) -> Network:
+    """The configuration of a network, whose backbone's weights are not read: others take their place."""
+    config: Any = network
+    return cast(Network, replace(config, backbone=replace(config.backbone, weights=None)))

@@ -262,7 +262,7 @@ def task_of(arguments: Sequence[str]) -> str:
     """The task of a command line from `prepared`: the last word or configuration that names one, else "semantic".
 
     Raises:
-        DataError: there is no such task.
+        DataError: there is no such task, or a configuration is no text in UTF-8.
     """
     task = "semantic"
     for word, value in pairwise(arguments):
@@ -270,7 +270,9 @@ def task_of(arguments: Sequence[str]) -> str:
             task = value
         elif word in ("--config", "-c"):
             try:
-                content = yaml.safe_load(Path(value).read_text())
+                content = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"--config: {value!r} must be text in UTF-8: {error}") from error
             except (OSError, ValueError, yaml.YAMLError):
                 continue  # the parser says what is wrong with it
             task = content.get("task", task) if isinstance(content, dict) else task
@@ -282,10 +284,6 @@ def task_of(arguments: Sequence[str]) -> str:
 def _config(name: str) -> Path:
     """The file of a configuration: a path, or the name of one that ships with the package."""
     if Path(name).is_file():
-        try:
-            Path(name).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"--config: {name!r} must be text in UTF-8: {error}") from error
         return Path(name)
     shipped = {path.stem: path for path in sorted(CONFIGS.glob("*.yaml"))}
     found = shipped.get(name.removesuffix(".yaml"))

@@ -1,7 +1,6 @@
 """Semantic segmentation as a Lightning module: loss, optimiser, scores, pictures."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +21,7 @@ from zigzag.data.source import DataError
 from zigzag.files import write_text
 from zigzag.models import NetworkConfig, SemanticSegmenter, WeightReport, WeightsError
 from zigzag.models.weights import fill, read_weights
+from zigzag.tasks.checkpoints import with_random_backbone
 from zigzag.tasks.gallery import Gallery
 from zigzag.tasks.guard import finite
 from zigzag.tasks.inference import PAPER_SCALES, Inference, segment
@@ -65,7 +65,7 @@ class SemanticSegmentation(pl.LightningModule):
         if pictures < 0:
             raise ValueError(f"model.pictures must be 0 or more, got {pictures}")
         if start is not None:
-            network = replace(network, backbone=replace(network.backbone, weights=None))
+            network = with_random_backbone(network)
         self.network = SemanticSegmenter(network, len(self.classes)).to(memory_format=torch.channels_last)
         self.report = self.network.backbone.report
         if start is not None:
