@@ -85,7 +85,7 @@ def ran(bench, capsys, *arguments):
 
 
 def test_every_figure_is_printed(tiny, tmp_path, capsys):
-    from zigzag.bench import rows
+    from zigzag.bench import rows, session
 
     code, printed = ran(tiny, capsys, "operations", "neck", "small", "compiled", "--out", tmp_path)
     assert code == 0, printed
@@ -116,6 +116,7 @@ def test_every_figure_is_printed(tiny, tmp_path, capsys):
     found = rows.read(tmp_path / "operations" / "rows.json").rows
     assert {"zigzag", "cuda", "triton", "eager", "floor"} <= {row.backend for row in found}
     assert all(row.status == "ok" and row.copy_share > 0 for row in found)
+    assert not any("cut off" in text for text in session.read(tmp_path / "operations" / session.NAME).warnings)
     assert {row.timing for row in rows.read(tmp_path / "small-graph" / "rows.json").rows} == {"graph"}
 
 
@@ -137,6 +138,28 @@ def test_wrong_results_are_not_timed(tiny, tmp_path, capsys, monkeypatch):
     assert found["cuda", "region_stats.level1"].median is None
     assert found["triton", "region_stats.level1"].median is not None
     assert found["cuda", "dense_pathway.level1"].median is not None
+
+
+def test_what_is_cut_off_leaves_the_rows_of_what_was_done(tiny, tmp_path, capsys, monkeypatch):
+    from zigzag.bench import rows, run, runner, session
+
+    begun = []
+
+    def take(self, right=runner.Measurement.take):
+        begun.append(self.case.name)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        right(self)
+
+    monkeypatch.setattr(runner, "INSTALMENTS", 1)  # as on a GPU
+    monkeypatch.setattr(run.Measurement, "take", take)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.main(["operations", "--out", str(tmp_path)])
+    found = rows.read(tmp_path / "operations" / "rows.json").rows
+    assert {row.case for row in found} == set(begun[:2])
+    left = session.read(tmp_path / "operations" / session.NAME)
+    assert left.cases == len(found)
+    assert "cut off" in left.warnings[0]
 
 
 def test_what_fails_keeps_nothing_else_from_being_measured(tiny, tmp_path, capsys, monkeypatch):

@@ -47,9 +47,9 @@ class Screen:
         if not self.console.is_terminal:
             self.note(f"{time.monotonic() - self._start:5.0f} s  {text}")
 
-    def advance(self) -> None:
-        """One step is done."""
-        self._progress.advance(self._task)
+    def advance(self, steps: int = 1) -> None:
+        """So many steps are done."""
+        self._progress.advance(self._task, steps)
 
     def note(self, text: str, *, warning: bool = False) -> None:
         """A line that stays."""

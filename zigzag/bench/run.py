@@ -69,29 +69,16 @@ def measure(settings: Settings, screen: Screen) -> Outcome:
     about = rows.machine(settings.threads, settings.device)
     warnings = _warnings(about, settings.device)
     _introduce(screen, about, warnings, settings.device)
-    session = _Session(settings, screen)
+    session = _Session(settings, screen, about, warnings)
     with screen.working(INSTALMENTS * (len(chosen) + (sweep.STEPS if settings.sweeps else 0)) + 3):
         session.prepare(chosen)
         session.measure(chosen)
-    swept = [point.row for point in session.points if point.row not in session.rows]
-    faults = [*session.faults, *_refused([*session.rows, *swept])]
     screen.rows(session.rows, settings.command(""))
     screen.figures(figures(session.rows))
-    settings.out.mkdir(parents=True, exist_ok=True)
-    rows.write(settings.out / "rows.json", [*session.rows, *swept], about)
+    faults = session.save()
     if session.pictures:
         with whole(settings.out / "neck.png") as temporary:
             pictures.side_by_side([image for _, image in session.pictures]).save(temporary)
-    numbers = {id(row): number for number, row in enumerate([*session.rows, *swept])}
-    left = Session(
-        command=settings.command(),
-        cases=len(session.rows),
-        points=[(point.axis, point.value, numbers[id(point.row)]) for point in session.points],
-        ceilings=session.ceilings,
-        pictures=[(caption, pictures.data_uri(image)) for caption, image in session.pictures],
-        warnings=[*faults, *warnings],
-    )
-    sessions.write(settings.out / sessions.NAME, left)
     if settings.store is not None:
         screen.note(f"kept: {store.keep(settings.store, session.rows, about, settings.suite)}")
     if session.rows:
@@ -137,9 +124,11 @@ class _Task:
 class _Session:
     """The state of one run."""
 
-    def __init__(self, settings: Settings, screen: Screen) -> None:
+    def __init__(self, settings: Settings, screen: Screen, about: rows.Machine, warnings: Sequence[str]) -> None:
         self.settings = settings
         self.screen = screen
+        self.about = about
+        self.warnings = warnings
         self.rows: list[Row] = []
         self.faults: list[str] = []
         self.points: list[Point] = []
@@ -166,6 +155,23 @@ class _Session:
             if first and self.settings.sweeps:
                 self.points += [Point("size", row.size, row) for row in self.rows if _whole(row)]
 
+    def save(self, *more: str) -> list[str]:
+        """Write down what is measured so far, with more warnings for the top of the page; the faults so far."""
+        swept = [point.row for point in self.points if point.row not in self.rows]
+        faults = [*self.faults, *_refused([*self.rows, *swept])]
+        numbers = {id(row): number for number, row in enumerate([*self.rows, *swept])}
+        left = Session(
+            command=self.settings.command(),
+            cases=len(self.rows),
+            points=[(point.axis, point.value, numbers[id(point.row)]) for point in self.points],
+            ceilings=self.ceilings,
+            pictures=[(caption, pictures.data_uri(image)) for caption, image in self.pictures],
+            warnings=[*more, *faults, *self.warnings],
+        )
+        rows.write(self.settings.out / "rows.json", [*self.rows, *swept], self.about)
+        sessions.write(self.settings.out / sessions.NAME, left)
+        return faults
+
     def _tasks(self, groups: Iterable[list[Subject]], *, first: bool) -> Iterator[_Task]:
         """The cases of one variant, their neck built when they are reached; after the first variant's, the sweeps."""
         for subjects in groups:
@@ -185,12 +191,14 @@ class _Session:
     def _in_turns(self, tasks: Iterable[_Task]) -> None:
         """Check them one after the other, each timed a first time at once, then time all of them again in turn.
 
-        So the samples of a row lie as far apart as the time that the variant takes allows.
+        So the samples of a row lie as far apart as the time that the variant takes allows. Rows are written as they
+        come, and a run that is cut off leaves them.
         """
         going: list[tuple[_Task, Measurement]] = []
         for task in tasks:
             self._attempt(task.name, partial(self._begin, task, going))
-            self.screen.advance()
+            goes_on = bool(going) and going[-1][0] is task
+            self.screen.advance(1 if goes_on else INSTALMENTS)
         for _ in range(1, INSTALMENTS):
             for task, measurement in going.copy():
                 if not self._attempt(task.name, measurement.take):
@@ -202,10 +210,14 @@ class _Session:
     def _begin(self, task: _Task, going: list[tuple[_Task, Measurement]]) -> None:
         measurement = Measurement(task.build(), task.directions, self.settings, self.screen.tell)
         measurement.take()
-        going.append((task, measurement))
+        if measurement.done:
+            self._end(task, measurement)
+        else:
+            going.append((task, measurement))
 
     def _end(self, task: _Task, measurement: Measurement) -> None:
         task.keep(measurement.rows(self.ceilings[measurement.case.variant.dtype], task.size))
+        self.save("This run was cut off: cases are missing.")
 
     def _add_points(self, step: sweep.Step, found: Sequence[Row]) -> None:
         self.points += [Point(step.axis, step.value, row) for row in found]

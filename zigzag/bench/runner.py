@@ -80,6 +80,11 @@ class Measurement:
         }
         self._taken: dict[Direction, list[Mapping[str, Samples]]] = {direction: [] for direction in directions}
 
+    @property
+    def done(self) -> bool:
+        """Whether all instalments are taken."""
+        return all(len(taken) == self._instalments for taken in self._taken.values())
+
     def take(self) -> None:
         """Time the next instalment of every direction; nothing where there is none left."""
         for direction, taken in self._taken.items():
