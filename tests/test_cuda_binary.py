@@ -91,9 +91,9 @@ def test_maps_stream_in_vectors_of_16_bytes(kernels, name, dtype):
         assert kernel.wide_loads > 0, kernel
         if STREAMING[name] == "both":
             assert kernel.wide_stores > 0, kernel
+        assert kernel.wide_stores == kernel.stores, kernel
         if VECTORS[dtype] == 8:
             assert kernel.loads - kernel.wide_loads <= SCALARS, kernel
-            assert kernel.wide_stores == kernel.stores, kernel
 
 
 def test_widths_are_read_off_the_code(monkeypatch):

@@ -175,17 +175,28 @@ __device__ __forceinline__ Vec<Wide<T>, V> load(const T* from) {
   return widen<T, V>(fetch<T, V>(from));
 }
 
-template <class T, class A, int V>
-__device__ __forceinline__ void store(T* to, const Vec<A, V>& v) {
-  check_aligned(to, alignof(Pack<T, V>));
+template <class T, int V>
+__device__ __forceinline__ Pack<T, V> packed(const Vec<Wide<T>, V>& v) {
   Pack<T, V> pack;
 #pragma unroll
   for (int i = 0; i < V; ++i) narrow(v.at[i], pack.at[i]);
-  // Narrow types are those of maps, in global memory. Left to itself, the compiler stores them one by one.
-  if constexpr (sizeof(T) == 2 && sizeof(pack) == sizeof(uint4)) {
-    __stwb(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, pack));
+  return pack;
+}
+
+template <class T, class A, int V>
+__device__ __forceinline__ void store(T* to, const Vec<A, V>& v) {
+  check_aligned(to, alignof(Pack<T, V>));
+  *reinterpret_cast<Pack<T, V>*>(to) = packed<T>(v);
+}
+
+// The same to a map, in global memory. Left to itself, the compiler stores elements one by one.
+template <class T, class A, int V>
+__device__ __forceinline__ void write(T* to, const Vec<A, V>& v) {
+  if constexpr (sizeof(Pack<T, V>) == sizeof(uint4)) {
+    check_aligned(to, sizeof(uint4));
+    __stwb(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, packed<T>(v)));
   } else {
-    *reinterpret_cast<Pack<T, V>*>(to) = pack;
+    store(to, v);
   }
 }
 

@@ -91,18 +91,18 @@ __device__ void write_pixels(const Forward<T>& f, int64_t image, int64_t h, int 
       }
     }
     values[p] = value;
-    store(f.output.pixel(image, h, w + p, channel), value);
+    write(f.output.pixel(image, h, w + p, channel), value);
     if (!f.residual.data) continue;
     add(value, widen<T, V>(residual[p]));
-    store(f.output_sum.pixel(image, h, w + p, channel), value);
+    write(f.output_sum.pixel(image, h, w + p, channel), value);
   }
 }
 
 // Outside of an image.
 template <class T, int V>
 __device__ void write_nothing(const Forward<T>& f, int64_t image, int64_t h, int w, int64_t channel) {
-  store(f.output.pixel(image, h, w, channel), splat<Wide<T>, V>(0));
-  if (f.residual.data) store(f.output_sum.pixel(image, h, w, channel), splat<Wide<T>, V>(0));
+  write(f.output.pixel(image, h, w, channel), splat<Wide<T>, V>(0));
+  if (f.residual.data) write(f.output_sum.pixel(image, h, w, channel), splat<Wide<T>, V>(0));
 }
 
 template <class T>

@@ -127,7 +127,7 @@ __device__ Vec<Wide<T>, V> differentiate_base(const Backward<T>& b, const Arrivi
     add(grad_shift, through);
     if (scale) multiply(through, load<V>(scale));
   }
-  store(to, through);
+  write(to, through);
   return grad;
 }
 

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kPathwayThreads, 3)
       tables + axis_integers(own.cuts, own.row_candidates) + axis_integers(own.cuts, own.column_candidates);
   for (int64_t h = height + atom; inside && h < own.height; h += own.most_rows) {
     for (int w = threadIdx.y; w < own.width; w += blockDim.y) {
-      store(own.grad.pixel(image, h, w, channel), splat<A, V>(0));
+      write(own.grad.pixel(image, h, w, channel), splat<A, V>(0));
     }
   }
   cut_axis(own.cuts, height, thread, threads, rows);
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kPathwayThreads, 3)
         add(sum, gathered);
         if (own.grad_scale) add(product, gathered, load<V>(source.map.pixel(image, r, w, channel)));
         if (source.scale) multiply(gathered, load<V>(source.scale + at));
-        store(own.grad.pixel(image, r, w, channel), gathered);
+        write(own.grad.pixel(image, r, w, channel), gathered);
       }
     }
     store(pieces + 2 * i * lanes + threadIdx.x * V, sum);
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kPathwayThreads, 3)
   }
   for (int r = first; inside && r < end; ++r) {
     for (int w = width + threadIdx.y; w < own.width; w += blockDim.y) {
-      store(own.grad.pixel(image, r, w, channel), splat<A, V>(0));
+      write(own.grad.pixel(image, r, w, channel), splat<A, V>(0));
     }
   }
   __syncthreads();

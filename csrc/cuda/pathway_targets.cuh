@@ -123,7 +123,7 @@ __device__ void zero_outside(const Backward<T>& b, int64_t image, int first, int
                              int64_t channel) {
   for (int h = first; h < end; ++h) {
     for (int w = (h < height ? width : 0) + threadIdx.y; w < b.shape.width; w += blockDim.y) {
-      store(b.grad_base.pixel(image, h, w, channel), splat<Wide<T>, V>(0));
+      write(b.grad_base.pixel(image, h, w, channel), splat<Wide<T>, V>(0));
     }
   }
 }

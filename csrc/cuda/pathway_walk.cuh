@@ -246,7 +246,7 @@ __device__ void zero_part(const Backward<T>& b, const WalkPlace& at, int height,
   for (int h = rows.first(at.row_part); h < rows.end(at.row_part, s.height); ++h) {
     for (int w = columns.first(at.column_part) + threadIdx.y; w < columns.end(at.column_part, s.width);
          w += blockDim.y) {
-      if (h >= height || w >= width) store(b.grad_base.pixel(at.image, h, w, at.channel), splat<Wide<T>, V>(0));
+      if (h >= height || w >= width) write(b.grad_base.pixel(at.image, h, w, at.channel), splat<Wide<T>, V>(0));
     }
   }
 }

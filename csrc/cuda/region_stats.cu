@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   };
   for (int64_t h = height + at.row; inside && h < s.height; h += s.most_rows) {
     for (int w = threadIdx.y; w < s.width; w += blockDim.y) {
-      store(grad_x.pixel(at.image, h, w, at.channel), rest(h, w));
+      write(grad_x.pixel(at.image, h, w, at.channel), rest(h, w));
     }
   }
   cut_axis(s.cuts, height, thread, threads, rows);
@@ -206,13 +206,13 @@ __global__ void __launch_bounds__(kThreads, 2)
           add(grad, rest(h, w));
           dither<T>(grad, h, w, at.channel);
         }
-        store(to, grad);
+        write(to, grad);
       }
     }
   }
   for (int h = first; h < end; ++h) {
     for (int w = width + threadIdx.y; w < s.width; w += blockDim.y) {
-      store(grad_x.pixel(at.image, h, w, at.channel), rest(h, w));
+      write(grad_x.pixel(at.image, h, w, at.channel), rest(h, w));
     }
   }
 }
