@@ -62,6 +62,7 @@ class CMakeBuild(build_ext):
             f"-DZIGZAG_TORCH_DIR={torch_dir()}",
             f"-DZIGZAG_VERSION={self.distribution.get_version()}",
             f"-DZIGZAG_COMMIT={commit()}",
+            f"-DZIGZAG_ALLOW_SPILLS={os.environ.get('ZIGZAG_ALLOW_SPILLS', 'OFF')}",
         ]  # fmt: skip
         # Unset, it is forgotten: CMake's cache would keep what an earlier build was asked for.
         asked = os.environ.get("ZIGZAG_CUDA_ARCHITECTURES")

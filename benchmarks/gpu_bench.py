@@ -4,8 +4,8 @@
 
 bfloat16, channels_last, C = 256, the levels of a 473 crop, N = 16; small: N = 1, a 224 crop, launched and as CUDA
 graphs. Without names all but compiled, which is torch.compile (max-autotune) of eager and takes minutes. Every result
-is checked against float64 first and a wrong one is not timed; what fails is a fault, and the rest is measured. At the
-end stands every figure that is asked of a GPU and was measured, beside its target.
+is checked against float64 first and a wrong one is not timed; what fails is a fault, and the rest is measured. After
+each part stands every figure that is asked of a GPU and was measured so far, beside its target.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(arguments=None):
             settings = Settings(**COMMON, **fields, threads=available_threads(), out=arguments.out / name)
             measured, failed = measure(name, settings)
             rows, faults = [*rows, *measured], [*faults, *failed]
-    Screen().figures(figures(rows))
+            Screen().figures(figures(rows))  # of all so far: the next may be cut off
     print("\n".join(faults))
     raise SystemExit(bool(faults))
 

@@ -18,8 +18,8 @@ Timing = Literal["clock", "events", "graph"]
 _LEAST_EVICTED = 1 << 27
 _GPU_EVICTED = 1 << 28
 """Bytes: more than the caches of any GPU."""
-_GPU_PASSES = 16
-"""Over those bytes: about a millisecond, in which the launches of what is timed run ahead of the GPU."""
+_GPU_PASSES = 48
+"""Over those bytes: about three milliseconds, in which the launches of what is timed run ahead of the GPU."""
 
 
 def stopwatch(device: str) -> Stopwatch:

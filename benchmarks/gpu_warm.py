@@ -1,0 +1,87 @@
+"""Compiles the Triton kernels that the benchmark's neck launches, before they are timed: a share of them, as 2/6.
+
+    python benchmarks/gpu_warm.py 2/6
+
+Nothing is launched: the neck's operations run on tensors of the benchmark's sizes with every launch caught, and of the
+kernels caught the share is compiled into Triton's cache, where the benchmark finds them. Several processes compile at
+once what the benchmark's one would compile in turn.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+
+import torch
+
+import zigzag
+from zigzag.bench.workload import build_neck
+from zigzag.kernels.launch import launches_to
+
+FEATURES = (256, 512, 1024, 2048)
+LEVELS = (119, 60, 30, 15)
+SMALL = (56, 28, 14, 7)
+
+
+def specialised(value):
+    """What Triton compiles a kernel anew for, of an argument; what is told apart in vain costs time alone."""
+    if isinstance(value, tuple | list):
+        return tuple(specialised(item) for item in value)
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value == 1, value % 16 == 0, value >= 1 << 31
+    return type(value).__name__ if isinstance(value, float) else repr(value)
+
+
+class Share:
+    """A hook for `launches_to`: compiles one of ``count`` shares of all kernels, each once."""
+
+    def __init__(self, number, count):
+        self.number, self.count = number, count
+        self.seen = set()
+        self.compiled = 0
+
+    def __call__(self, kernel, grid, arguments, options):
+        key = repr((kernel.__name__, specialised(arguments), sorted(options.items(), key=str)))
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        if zlib.crc32(key.encode()) % self.count == self.number:
+            kernel.warmup(*arguments, grid=grid, **options).run  # noqa: B018, its launcher is compiled, too
+            self.compiled += 1
+
+
+def maps_of(channels, sizes, batch, device):
+    maps = [
+        torch.empty(batch, c, n, n, device=device, dtype=torch.bfloat16) for c, n in zip(channels, sizes, strict=True)
+    ]
+    return [x.to(memory_format=torch.channels_last) for x in maps]
+
+
+def stages(device):
+    """neck.fuse, forward and backward."""
+    neck = build_neck(maps_of(FEATURES, LEVELS, 16, device), 3)
+    bases = [x.requires_grad_() for x in maps_of([neck.config.out_channels] * len(LEVELS), LEVELS, 16, device)]
+    results = neck.fuse(bases)
+    leaves = [*bases, *(p for name, p in neck.named_parameters() if not name.startswith("lateral."))]
+    torch.autograd.grad(results, leaves, [torch.empty_like(x) for x in results])
+
+
+def small(device):
+    """neck.whole, forward, of one small image."""
+    maps = maps_of(FEATURES, SMALL, 1, device)
+    with torch.no_grad():
+        build_neck(maps, 3)(maps)
+
+
+def main(share, device="cuda"):
+    hook = Share(*map(int, share.split("/")))
+    with launches_to(hook), zigzag.use_backend("triton"):
+        stages(device)
+        small(device)
+    print(f"{hook.compiled} of {len(hook.seen)} kernels")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
