@@ -85,6 +85,13 @@ class TestTimm:
             (channels, side, side) for channels, side in zip(backbone.channels, (48, 24, 12, 6), strict=True)
         ]
 
+    def test_training_draws_nothing(self):
+        """Of a model with drop paths of its own."""
+        backbone = build_backbone(BackboneConfig("timm:focalnet_tiny_srf", norm="batch")).train()
+        before = torch.get_rng_state()
+        backbone(images())
+        assert torch.equal(torch.get_rng_state(), before)
+
 
 class TestTransformers:
     @pytest.fixture

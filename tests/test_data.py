@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import statistics
+import struct
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[
 pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
 pytest.importorskip("pycocotools", reason="pycocotools is not installed: zigzag[train]")
 
-from PIL import Image
+from PIL import Image, ImageOps
 from segmentation_files import SIZE, coco_set, folder_set, voc_set, write_image, write_mask
+from torchvision import tv_tensors
 
 from zigzag.data import DataError
 from zigzag.data.classes import CAMVID, CONTEXT, VOC, voc_colour, voc_palette
@@ -21,7 +24,7 @@ from zigzag.data.module import SegmentationData, TrainingImages, WholeImages
 from zigzag.data.order import Shard, StepBatches
 from zigzag.data.sets import DATASETS, classes_of, open_source
 from zigzag.data.source import check, image_size, read_image, read_mask
-from zigzag.data.transforms import Augmentation
+from zigzag.data.transforms import Augmentation, RandomScale
 
 
 def found(source, index=0):
@@ -241,6 +244,30 @@ class TestChecks:
             check(open_source("coco", str(tmp_path), "val2017"), "coco")
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_upright_whatever_else_their_tags_say(tmp_path, orientation):
+    """As PIL turns them; of tags with a type that is not theirs it makes an error."""
+    tags = Image.Exif()
+    tags[0x0112], tags[0x011A] = orientation, 72.0
+    path = tmp_path / "one.png"
+    write_image(path)
+    with Image.open(path) as image:
+        image.save(tmp_path / "one.jpg", exif=tags)
+    with Image.open(tmp_path / "one.jpg") as image:
+        expected = ImageOps.exif_transpose(image)
+    content = bytearray((tmp_path / "one.jpg").read_bytes())
+    order = "<" if content[content.find(b"Exif\0\0") + 6 :][:2] == b"II" else ">"
+    resolution = content.find(struct.pack(f"{order}HHI", 0x011A, 5, 1))
+    struct.pack_into(f"{order}H", content, resolution + 2, 2)  # text
+    path = tmp_path / "odd.jpg"
+    path.write_bytes(content)
+    if orientation > 1:
+        with Image.open(path) as image, pytest.raises(TypeError):
+            ImageOps.exif_transpose(image)
+    assert np.array_equal(np.asarray(read_image(path)), np.asarray(expected))
+    assert image_size(path) == expected.size
+
+
 class TestAugmentation:
     def crops(self, tmp_path, **fields):
         source = open_source("folder", str(folder_set(tmp_path, values=(0, 2))), "train", ["x", "y", "z"])
@@ -266,6 +293,19 @@ class TestAugmentation:
             border = torch.nn.functional.max_pool2d(item["labels"][None].float(), 5, 1, 2)[0]
             border = border != -torch.nn.functional.max_pool2d(-item["labels"][None].float(), 5, 1, 2)[0]
             assert not (wrong & ~border).any(), draw
+
+    def test_labels_lie_on_their_pixels_at_any_scale(self):
+        """Of a ramp and the same ramp as labels, the difference is how far apart they lie."""
+        columns = torch.arange(120).expand(3, 120, 120)
+        image, labels = tv_tensors.Image(columns.float()), tv_tensors.Mask(columns[0].byte())
+        torch.manual_seed(0)
+        apart = []
+        for _ in range(100):
+            scaled, seen = RandomScale((0.5, 2.0))(image, labels)
+            inside = slice(8, -8)
+            apart.append((scaled[0] - seen.float())[inside, inside].mean().item() * scaled.shape[2] / 120)
+        assert isinstance(seen, tv_tensors.Mask)
+        assert abs(statistics.mean(apart)) < 0.1
 
     def test_a_draw_is_a_function_of_its_number(self, tmp_path):
         images = self.crops(tmp_path)

@@ -41,6 +41,16 @@ def labelled(seed, shape=(20, 30), void=True):
     return labels
 
 
+def test_scores_of_no_pixel_are_json(tmp_path):
+    Scores(CLASSES, torch.zeros(4, 4, dtype=torch.long)).write(tmp_path)
+
+    def refuse(name):
+        raise ValueError(name)
+
+    content = json.loads((tmp_path / "scores.json").read_text(), parse_constant=refuse)
+    assert content["miou"] is content["pixel_accuracy"] is None
+
+
 class TestScores:
     def scores(self):
         truth, predicted = labelled(0), labelled(1, void=False)

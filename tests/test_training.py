@@ -6,10 +6,12 @@ import errno
 import subprocess
 import sys
 from functools import partial, wraps
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
 import torch
+import yaml
 from torch.testing import assert_close
 
 pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
@@ -81,7 +83,9 @@ class TestRun:
         assert [path.name for path in results] == ["val_0000.png", "val_0001.png", "val_0002.png"]
         with Image.open(results[0]) as image:
             assert (image.mode, image.size) == ("P", (96, 96))
+        logged = curves.read(trained, "val/miou")
         assert cli.main(["validate", "--ckpt_path", checkpoint]) == 0
+        assert curves.read(trained, "val/miou") == logged
         assert "val/miou" in capsys.readouterr().out
 
     def test_predict(self, trained, tmp_path):
@@ -191,6 +195,39 @@ def test_several_processes_without_torchrun(tmp_path):
     assert (folder / "checkpoints" / "last.ckpt").is_file()
 
 
+def test_every_variant_of_an_ablation_starts_its_own_processes(tmp_path):
+    words = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    words += ["--model.network.backbone.norm=frozen", "--set=kernels", f"--out={tmp_path}"]
+    call(["-m", "zigzag", "ablate", *TINY, *words], tmp_path)
+    table = (tmp_path / "kernels" / "table.md").read_text()
+    assert "not run" not in table
+    assert "failed" not in table
+
+
+def test_predictions_are_shared_among_processes(tmp_path):
+    from zigzag.data import SegmentationData
+
+    data = SegmentationData(images=[f"{name}.png" for name in "abc"])
+    shares = []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        shares.append(list(data.predict_dataloader().sampler))
+    assert shares == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9 \U0001f600.png", "a'b\"c: {d}, [e] \\ #.png", "\x7f\x85.png"])
+def test_photographs_of_any_name(name):
+    from zigzag.tasks.cli import prepared
+
+    word = prepared(["predict", "one.png", name, "--config=shapes_tiny"])[-1]
+    assert yaml.safe_load(word.removeprefix("--data.images=")) == ["one.png", name]
+
+
+def test_photographs_whose_name_is_no_text(capsys):
+    assert cli.main(["predict", "x\udcff.png", "--config=shapes_tiny"]) == 2
+    assert "photograph 'x\\udcff.png': its name must be UTF-8" in capsys.readouterr().err
+
+
 def no_network(*_given, **_options):
     raise URLError("no network")
 
@@ -275,6 +312,10 @@ class TestFailures:
             ("--data.train=foo", "must be one of train, val, test, got 'foo'"),
             ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
             ("--trainer.accumulate_grad_batches=4", "must be a multiple of trainer.accumulate_grad_batches (4), as it"),
+            ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be 0 or more, or null, got -1"),
+            ("--trainer.precision=bf16-true", "trainer.precision must be one of 32-true, 64-true, bf16-mixed, "),
+            ("--ema=2", "ema must be a decay from 0 to 1, or null, got 2"),
+            ("--ema=.nan", "ema must be a decay from 0 to 1, or null, got nan"),
             ("--trainer.max_steps=-1", "trainer.max_steps must say how many steps to train, got -1"),
             ("--model.recipe.momentum=-1", "recipe.momentum must be from 0 to below 1, got -1"),
             ("--model.network.backbone.weights=IMAGENET1K_V1", "IMAGENET1K_V1 of resnet18 cannot be fetched"),
@@ -291,9 +332,10 @@ class TestFailures:
         assert status == 2
         assert message in capsys.readouterr().err
 
-    def test_synchronised_norm_on_several_cpus(self, tmp_path, capsys, monkeypatch):
+    @pytest.mark.parametrize("devices", [1, 2])
+    def test_synchronised_norm_on_cpus(self, tmp_path, capsys, monkeypatch, devices):
         monkeypatch.setattr(Trainer, "fit", wraps(Trainer.fit)(lambda *_, **__: None))  # no processes are to start
-        words = "accelerator=cpu", "devices=2", "strategy=ddp"
+        words = "accelerator=cpu", f"devices={devices}", "strategy=ddp"
         assert fit(tmp_path, "--model.network.backbone.norm=sync", *(f"--trainer.{word}" for word in words)) == 2
         assert "backbone.norm must be 'batch' or 'frozen' where several processes" in capsys.readouterr().err
 

@@ -172,8 +172,10 @@ class ImageData(pl.LightningDataModule):
         return self._whole("test")
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        """Photographs, one by one."""
-        return DataLoader(Photographs(self.images), batch_size=None)
+        """This process's photographs, one by one."""
+        trainer: Any = self.trainer
+        own = range(trainer.global_rank, len(self.images), trainer.world_size)
+        return DataLoader(Photographs(self.images), batch_size=None, sampler=own)
 
     def _whole(self, part: str) -> DataLoader[Item]:
         trainer: Any = self.trainer

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from zigzag.data.classes import VOID, Colour
 
@@ -155,6 +155,21 @@ def root_folder(dataset: str, root: str | None) -> Path:
     return folder
 
 
+_ORIENTATION = 0x0112
+"""EXIF's tag."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by orientation. PIL's own way writes all tags anew, and fails where one is odd."""
+_SIDEWAYS = (5, 6, 7, 8)
+
+
 def read_image(path: Path) -> Image.Image:
     """An image file as RGB, upright.
 
@@ -164,7 +179,8 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             _check_depth(image)
-            return ImageOps.exif_transpose(image).convert("RGB")
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+            return (image if turn is None else image.transpose(turn)).convert("RGB")
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
@@ -181,13 +197,12 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: it cannot be read, or is cut off.
     """
-    sideways = (5, 6, 7, 8)  # values of EXIF's orientation
     try:
         with Image.open(path) as image:
             width, height = image.size
             _check_depth(image)
             image.load()
-            return (height, width) if image.getexif().get(0x0112) in sideways else (width, height)
+            return (height, width) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (width, height)
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 

@@ -41,7 +41,7 @@ class Augmentation:
 
 
 class RandomScale(v2.Transform):  # type: ignore[misc]
-    """Resize by a uniform factor: images bilinearly, with antialiasing; masks to the nearest pixel."""
+    """Resize by a uniform factor: images bilinearly, with antialiasing; masks (H, W) to the nearest pixel's centre."""
 
     def __init__(self, scale: tuple[float, float]) -> None:
         super().__init__()
@@ -55,7 +55,12 @@ class RandomScale(v2.Transform):  # type: ignore[misc]
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """The input, resized."""
-        return self._call_kernel(v2.functional.resize, inpt, size=params["size"], antialias=True)
+        if not isinstance(inpt, tv_tensors.Mask):
+            return self._call_kernel(v2.functional.resize, inpt, size=params["size"], antialias=True)
+        # Its own way with masks, NEAREST, takes the pixel half a pixel up and left of the image's.
+        exact = v2.InterpolationMode.NEAREST_EXACT
+        resized = v2.functional.resize(inpt.as_subclass(Tensor)[None], params["size"], interpolation=exact)
+        return tv_tensors.wrap(resized[0], like=inpt)
 
 
 def training_transform(augmentation: Augmentation) -> v2.Transform:

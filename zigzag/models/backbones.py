@@ -152,6 +152,7 @@ class LibraryBackbone(Backbone):
 class TimmBackbone(LibraryBackbone):
     """A feature extractor of timm, its four last maps.
 
+    Its drop rates are 0, as `TransformersBackbone`'s are.
     Weights of another shape are refused; keys that they lack, or have besides, timm says in its log alone.
     """
 
@@ -162,6 +163,7 @@ class TimmBackbone(LibraryBackbone):
             raise ValueError(f"backbone.name must name a model of timm, got {config.name!r}")
         with _one_error(config.name, "make"):
             body = timm.create_model(name, pretrained=config.weights == "pretrained", features_only=True)
+        _drop_nowhere(body)
         strides = tuple(body.feature_info.reduction()[-4:])
         if strides != _STRIDES:
             raise ValueError(f"backbone.name must name a model with maps at {_STRIDES}, got {config.name!r}: {strides}")
@@ -258,6 +260,15 @@ def _drop_nothing(settings: Any) -> None:
     for field, value in settings.to_dict().items():
         if "drop" in field and isinstance(value, float):
             setattr(settings, field, 0.0)
+
+
+def _drop_nowhere(body: nn.Module) -> None:
+    """Set every drop rate of a model's modules to 0, as timm's and torch's name them."""
+    for module in body.modules():
+        if hasattr(module, "drop_prob"):
+            setattr(module, "drop_prob", 0.0)  # noqa: B010 - which mypy takes for a tensor
+        if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+            module.p = 0.0
 
 
 def _report(source: str, body: nn.Module, found: dict[str, Any]) -> WeightReport:

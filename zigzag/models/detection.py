@@ -192,7 +192,8 @@ class Resizing(GeneralizedRCNNTransform):  # type: ignore[misc]
         image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
         if target is not None:
             target = target.copy()
-            target["masks"] = F.interpolate(target["masks"][:, None].float(), size=size)[:, 0].byte()
+            masks = F.interpolate(target["masks"][:, None].float(), size=size, mode="nearest-exact")
+            target["masks"] = masks[:, 0].byte()
             target["boxes"] = resize_boxes(target["boxes"], [height, width], size)
         return image, target
 

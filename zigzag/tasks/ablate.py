@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from zigzag.data import DataError
@@ -87,7 +89,7 @@ def main(words: Sequence[str]) -> int:
     try:
         paper = reference_values(options.paper)
         results, failures = run(options.set, options.config, options.seeds, options.out, overrides, paper)
-    except cli.BAD_INPUT as error:
+    except (*cli.BAD_INPUT, OSError) as error:
         print(f"zigzag ablate: error: {error}", file=sys.stderr)
         return 2
     print(table(options.set, results, failures, paper))
@@ -126,7 +128,7 @@ def run(
     results: Results = {name: [] for name in variants}
     failures: Failures = {}
     runs: dict[str, list[Path]] = {name: [] for name in variants}
-    for seed in seeds:
+    for seed in dict.fromkeys(seeds):
         for name, options in variants.items():
             folder = out / chosen / slug(name) / f"seed{seed}"
             words = ["--config", config, *overrides, *_words(variants, options, seed, folder)]
@@ -159,6 +161,7 @@ def _miou(folder: Path, words: Sequence[str]) -> float:
         if not resume:
             (folder / "config.yaml").unlink(missing_ok=True)
         command = cli.run(["fit", *words, *resume])
+        _part_from_processes(command.trainer)
         miou = command.trainer.callback_metrics.get("val/miou")
         if miou is None and last.is_file():  # it had come to its last validation before it was cut off
             command = cli.run(["validate", *words, "--trainer.logger=false", "--ckpt_path", str(last)])
@@ -170,6 +173,16 @@ def _miou(folder: Path, words: Sequence[str]) -> float:
     if content["words"] != list(words):
         raise DataError(f"{done} is of another command line; name another --out or remove it")
     return float(content["miou"])
+
+
+def _part_from_processes(trainer: Any) -> None:
+    """Forget the processes that Lightning started for a run, which ended with it: the next one starts its own."""
+    if not getattr(trainer.strategy.launcher, "procs", None):
+        return
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 
 
 def table(chosen: str, results: Results, failures: Failures, paper: Mapping[str, float]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+import string
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from zigzag.data import DataError, InstanceData, SegmentationData
@@ -128,6 +129,7 @@ class ZigZagCLI(LightningCLI):
         command = self.config.subcommand
         config = self.config[command]
         _check_seed(config.seed_everything)
+        _check_average(config.ema)
         _check_folder(config.trainer.default_root_dir)
         path = config.ckpt_path
         own = path is not None and _below(path, config.trainer.default_root_dir or ".", config.checkpoint.dirpath)
@@ -158,6 +160,7 @@ class ZigZagCLI(LightningCLI):
             raise MisconfigurationException(f"checkpoint.monitor must be null or one of {known}, got {monitor!r}")
         _check_norm(self.model, self.trainer)
         _check_interval(self.trainer)
+        _check_numbers(self.trainer)
         if self.checkpoint is not None:
             self.checkpoint.check(self.model)
             self.checkpoint = None  # training may write its file anew
@@ -167,10 +170,12 @@ class ZigZagCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if not config.get("plugins"):
             kwargs["plugins"] = [WholeFiles()]
-        if config.get("logger") is None:
-            kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
+        fits = self.subcommand == "fit"
+        if config.get("logger") is None:  # others would add to the log of the run that they look at
+            folder = config.get("default_root_dir") or "."
+            kwargs["logger"] = TensorBoardLogger(folder, name="", version="") if fits else False
         decay = self._get(self.config_init, "ema")
-        if decay is not None and self.subcommand == "fit":
+        if decay is not None and fits:
             kwargs["callbacks"] = [*(config.get("callbacks") or []), EMAWeightAveraging(decay=decay)]
         return super().instantiate_trainer(**kwargs)
 
@@ -231,8 +236,22 @@ def prepared(words: Sequence[str]) -> list[str]:
     own = [["--verbose=false"]] if command == "test" else []  # it prints a table of its own
     rest = [option for option in options if option[0] not in _CONFIG or len(option) == 1]
     if command == "predict" and others:
-        rest, others = [*rest, [f"--data.images={json.dumps(others)}"]], []
+        rest, others = [*rest, [f"--data.images=[{', '.join(map(_quoted, others))}]"]], []
     return [command, *chain(*own, *configs, *rest), *others]
+
+
+def _quoted(name: str) -> str:
+    """A file's name as YAML reads it back.
+
+    Raises:
+        DataError: it is no text.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"photograph {name!r}: its name must be UTF-8: {error.reason}") from error
+    plain = set(string.ascii_letters + string.digits + " ._-/")
+    return '"' + "".join(letter if letter in plain else f"\\U{ord(letter):08x}" for letter in name) + '"'
 
 
 _CONFIG = ("--config", "-c")
@@ -305,7 +324,8 @@ def _config_of(checkpoint: Path) -> Path:
 
 def _check_norm(model: pl.LightningModule, trainer: pl.Trainer) -> None:
     """Raise where processes on CPUs would have to share a norm's statistics, which torch has for GPUs alone."""
-    on_cpus = trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu"
+    shared = isinstance(trainer.strategy, DDPStrategy) or trainer.world_size > 1
+    on_cpus = shared and trainer.strategy.root_device.type == "cpu"
     if on_cpus and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
         expected = "'batch' or 'frozen' where several processes train on CPUs"
         raise MisconfigurationException(f"model.network.backbone.norm must be {expected}, got 'sync', which needs GPUs")
@@ -319,6 +339,17 @@ def _check_interval(trainer: pl.Trainer) -> None:
         raise MisconfigurationException(f"trainer.val_check_interval must be {expected}, got {interval}")
 
 
+def _check_numbers(trainer: pl.Trainer) -> None:
+    """Raise for numbers that images are not given in, or that turn gradients round."""
+    precisions = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+    if trainer.precision not in precisions:
+        expected = f"one of {', '.join(precisions)}, for which images are float32 or float64"
+        raise MisconfigurationException(f"trainer.precision must be {expected}, got {trainer.precision!r}")
+    clip = trainer.gradient_clip_val
+    if clip is not None and not clip >= 0:
+        raise MisconfigurationException(f"trainer.gradient_clip_val must be 0 or more, or null, got {clip}")
+
+
 def _below(path: str, *folders: str | None) -> bool:
     """Whether a file lies in one of these folders, however deep."""
     return any(folder is not None and Path(folder).resolve() in Path(path).resolve().parents for folder in folders)
@@ -328,6 +359,12 @@ def _check_seed(seed: Any) -> None:
     """Raise unless Lightning can seed every generator with it."""
     if not 0 <= seed < 2**32:
         raise MisconfigurationException(f"seed_everything must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def _check_average(decay: float | None) -> None:
+    """Raise unless it weighs two values."""
+    if decay is not None and not 0 <= decay <= 1:
+        raise MisconfigurationException(f"ema must be a decay from 0 to 1, or null, got {decay}")
 
 
 def _check_folder(folder: str | None) -> None:
@@ -346,6 +383,7 @@ def _quiet() -> None:
     )
     for text in (
         *(".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec.*", ".*not resumable.*"),
+        ".*dirpath has changed.*",  # what is predicted goes where it is told
         ".*in eval mode at the start of training.*",  # stages that do not train
     ):
         warnings.filterwarnings("ignore", message=text)

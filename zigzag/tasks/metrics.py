@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ class Scores:
         """scores.json, and the confusion matrix as confusion.csv."""
         folder.mkdir(parents=True, exist_ok=True)
         by_class = {name: _number(value) for name, value in zip(self.classes, self.iou, strict=True)}
-        content = {"miou": self.miou, "pixel_accuracy": self.pixel_accuracy, "iou": by_class}
+        means = {"miou": _number(self.miou), "pixel_accuracy": _number(self.pixel_accuracy)}
+        content = {**means, "iou": by_class}
         write_text(folder / "scores.json", json.dumps(content, indent=1) + "\n")
         with whole(folder / "confusion.csv") as path, path.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -77,5 +79,5 @@ def _percent(value: Tensor) -> str:
     return "     -" if torch.isnan(value) else f"{100 * float(value):6.2f}"
 
 
-def _number(value: Tensor) -> float | None:
-    return None if torch.isnan(value) else float(value)
+def _number(value: Tensor | float) -> float | None:
+    return None if math.isnan(value) else float(value)
