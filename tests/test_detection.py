@@ -15,7 +15,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from zigzag.models import BackboneConfig, DetectorConfig, NeckOptions, Pyramid, build_backbone, build_detector
-from zigzag.models.detection import RoIAlign
+from zigzag.models.detection import Resizing, RoIAlign
 from zigzag.models.pyramid import maps_of_images
 
 NECK = NeckOptions(channels=8, norm_groups=2, stages=2, grids=(2, 3), kernel_size=1, lateral_kernel_size=1)
@@ -165,6 +165,17 @@ class TestBatchMates:
         first = first.view(batch.tensors.shape[2] // 4, batch.tensors.shape[3] // 4, 3)
         assert (first[-(-height // 4) :] == -1).all()
         assert (first[: -(-height // 4), : -(-width // 4)] >= 0).any()
+
+
+@pytest.mark.parametrize("shorter", [45, 64, 101, 150])
+def test_masks_lie_on_the_pixels_of_their_images(shorter):
+    """Of a ramp and masks of what is beyond each column: their sum is the ramp, so that a difference is a shift."""
+    columns = torch.arange(80.0)
+    masks = (columns >= columns[1:, None]).byte()[:, None].expand(-1, 80, -1)
+    target = {"masks": masks, "boxes": torch.tensor([[0.0, 0.0, 80.0, 80.0]])}
+    image, resized = Resizing(shorter, 200).resize(columns.expand(3, 80, 80), target)
+    apart = (image[0] - resized["masks"].sum(0))[:, 4:-4].mean().item() * shorter / 80
+    assert abs(apart) < 0.1
 
 
 class TestRoIAlign:
