@@ -85,6 +85,13 @@ class TestTimm:
             (channels, side, side) for channels, side in zip(backbone.channels, (48, 24, 12, 6), strict=True)
         ]
 
+    @pytest.mark.parametrize("size", [(1, 1), (20, 96), (64, 31)])
+    def test_images_smaller_than_a_stride(self, size):
+        """Of a model whose kernels are larger than what is left of them."""
+        backbone = build_backbone(BackboneConfig("timm:convnext_atto", norm="batch")).eval()
+        maps = backbone(torch.zeros(1, 3, *size))
+        assert [tuple(x.shape[2:]) for x in maps] == [tuple(-(-n // s) for n in size) for s in (4, 8, 16, 32)]
+
     def test_training_draws_nothing(self):
         """Of a model with drop paths of its own."""
         backbone = build_backbone(BackboneConfig("timm:focalnet_tiny_srf", norm="batch")).train()

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -127,11 +129,16 @@ class LibraryBackbone(Backbone):
         self.register_buffer("to_own", to_own, persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The maps."""
+        """The maps; an image smaller than the last one's stride, which not every model runs, is padded for it."""
         if self.to_own is not None:
             scale, shift = self.to_own.unbind()
             images = images * scale + shift
-        return self._maps(images)
+        height, width = images.shape[2:]
+        short = [max(0, _STRIDES[-1] - side) for side in (width, height)]
+        if not any(short):
+            return self._maps(images)
+        maps = self._maps(functional.pad(images, (0, short[0], 0, short[1])))
+        return [x[:, :, : ceil(height / s), : ceil(width / s)] for x, s in zip(maps, _STRIDES, strict=True)]
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         """The maps of images as the model expects them."""
