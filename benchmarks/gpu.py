@@ -47,7 +47,7 @@ REFUSED = "Device not supported"  # compute-sanitizer, where it is not allowed t
 TOOLKIT = Path("/usr/local/cuda/bin")
 GRACE = 8.0  # seconds to say what is known
 SHARDS = 13  # odd: backends take turns among the tests
-WARMERS = 4
+WARMERS = 3  # each takes memory for a training step
 LARGE = "more_elements"  # of tests that want most of the memory
 
 
