@@ -223,16 +223,17 @@ class TestTurns:
     """The run's own order, over planted cases."""
 
     @pytest.fixture
-    def session(self):
+    def session(self, monkeypatch):
         for name in ("torchvision", "matplotlib", "rich"):
             pytest.importorskip(name, reason=f"{name} is not installed: zigzag[bench]")
         from rich.console import Console
 
-        from zigzag.bench import run
+        from zigzag.bench import rows, run
         from zigzag.bench.console import Screen
 
-        session = run._Session(Settings(), Screen(Console(quiet=True)))
+        session = run._Session(Settings(), Screen(Console(quiet=True)), rows.machine(1), [])
         session.ceilings = {"float32": Ceilings()}
+        monkeypatch.setattr(session, "save", lambda *_: [])  # these ceilings are for no file
         return session
 
     def tasks(self, session, **builds):
