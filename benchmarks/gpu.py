@@ -189,6 +189,7 @@ def main():
         raise SystemExit("; ".join(unable(zigzag.backends(), torch.cuda.get_device_capability())) or 0)
     parts = [*parts, *(["backends"] if set(parts) - {"build"} else [])]
     OUT.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, it would be by all jobs
     env = environment()
     table = []
     for jobs, limit in STEPS:

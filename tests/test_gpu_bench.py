@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -228,14 +229,18 @@ def test_jobs_that_take_too_long_say_what_they_know(benchmark_of, monkeypatch, t
 
     class Popen(subprocess.Popen):
         def wait(self, timeout=None):
-            while reached and not reached[0]():
+            while reached and not reached[0]() and self.poll() is None:
                 time.sleep(0.01)
             del reached[:1]
             return super().wait(timeout)
 
     monkeypatch.setattr(gpu.subprocess, "Popen", Popen)
     command = [sys.executable, "-u", "-c", INTERRUPTED, str(begun), *more]
-    found, _, last = gpu.run(gpu.Job("part", "a name", command), 0.5, {})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as gpu.main does
+    try:
+        found, _, last = gpu.run(gpu.Job("part", "a name", command), 0.5, {})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (found, last) == (gpu.TOO_LONG, "what is known")
 
 
