@@ -201,7 +201,7 @@ def test_jobs_report_how_they_ended(benchmark_of, monkeypatch, tmp_path, code, l
     monkeypatch.setattr(gpu, "OUT", tmp_path)
     found, _, last = gpu.run(gpu.Job("part", "a name", [sys.executable, "-c", code]), limit, {})
     assert found == state
-    assert last == ("fine" if state == 0 else "")
+    assert last in {0: ["fine"], 3: [""], 124: ["", "KeyboardInterrupt"]}[state]  # heard, or before it could be
     missing = gpu.run(gpu.Job("part", "none", [str(tmp_path / "nothing")]), limit, {})
     assert missing[0] == gpu.ABSENT
 
