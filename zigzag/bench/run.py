@@ -31,6 +31,7 @@ from zigzag.report import page
 
 BUSY = 0.5
 """Load average above which a run warns that it does not have the machine for itself."""
+_CUT_OFF = "This run was cut off: cases are missing."
 
 
 @dataclass(frozen=True)
@@ -206,18 +207,19 @@ class _Session:
                 self.screen.advance()
         for task, measurement in going:
             self._attempt(task.name, partial(self._end, task, measurement))
+        self.save(_CUT_OFF)
 
     def _begin(self, task: _Task, going: list[tuple[_Task, Measurement]]) -> None:
         measurement = Measurement(task.build(), task.directions, self.settings, self.screen.tell)
         measurement.take()
         if measurement.done:
             self._end(task, measurement)
+            self.save(_CUT_OFF)
         else:
             going.append((task, measurement))
 
     def _end(self, task: _Task, measurement: Measurement) -> None:
         task.keep(measurement.rows(self.ceilings[measurement.case.variant.dtype], task.size))
-        self.save("This run was cut off: cases are missing.")
 
     def _add_points(self, step: sweep.Step, found: Sequence[Row]) -> None:
         self.points += [Point(step.axis, step.value, row) for row in found]

@@ -164,7 +164,7 @@ def _miou(folder: Path, words: Sequence[str]) -> float:
         _part_from_processes(command.trainer)
         miou = command.trainer.callback_metrics.get("val/miou")
         if miou is None and last.is_file():  # it had come to its last validation before it was cut off
-            command = cli.run(["validate", *words, "--trainer.logger=false", "--ckpt_path", str(last)])
+            command = cli.run(["validate", *words, "--ckpt_path", str(last)])
             miou = command.trainer.callback_metrics.get("val/miou")
         if miou is None:
             raise DataError("trainer.val_check_interval must be at most trainer.max_steps: nothing was validated")
