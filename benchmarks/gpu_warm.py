@@ -13,14 +13,14 @@ import sys
 import zlib
 
 import torch
+from predict import levels_of
 
 import zigzag
 from zigzag.bench.workload import build_neck
 from zigzag.kernels.launch import launches_to
 
 FEATURES = (256, 512, 1024, 2048)
-LEVELS = (119, 60, 30, 15)
-SMALL = (56, 28, 14, 7)
+LEVELS, SMALL = levels_of(473), levels_of(224)
 
 
 def specialised(value):
@@ -54,7 +54,7 @@ class Share:
 
 def maps_of(channels, sizes, batch, device):
     maps = [
-        torch.empty(batch, c, n, n, device=device, dtype=torch.bfloat16) for c, n in zip(channels, sizes, strict=True)
+        torch.empty(batch, c, *n, device=device, dtype=torch.bfloat16) for c, n in zip(channels, sizes, strict=True)
     ]
     return [x.to(memory_format=torch.channels_last) for x in maps]
 
