@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -91,6 +92,26 @@ class TestTimm:
         backbone = build_backbone(BackboneConfig("timm:convnext_atto", norm="batch")).eval()
         maps = backbone(torch.zeros(1, 3, *size))
         assert [tuple(x.shape[2:]) for x in maps] == [tuple(-(-n // s) for n in size) for s in (4, 8, 16, 32)]
+
+    def test_weights_that_are_loaded_are_reported(self, timm, tmp_path, monkeypatch):
+        """Of the body alone; what else the file has is unexpected, a classifier among it."""
+        state = timm.create_model("resnet18").state_dict()
+        del state["layer2.0.conv1.weight"]
+        torch.save(state | {"extra": torch.zeros(1)}, tmp_path / "weights.pth")
+        overlay = {"file": str(tmp_path / "weights.pth")}
+        monkeypatch.setattr(timm, "create_model", partial(timm.create_model, pretrained_cfg_overlay=overlay))
+        load = torch.nn.Module.load_state_dict
+        backbone = build_backbone(BackboneConfig("timm:resnet18", norm="batch", weights="pretrained"))
+        assert backbone.report.source == "timm:resnet18"
+        assert backbone.report.missing == ("layer2.0.conv1.weight",)
+        assert backbone.report.unexpected == ("extra",)
+        names = {name for name in state if not name.startswith("fc.") and not name.endswith("num_batches_tracked")}
+        assert set(backbone.report.loaded) == names
+        assert torch.nn.Module.load_state_dict is load
+        torch.save({"conv1.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "weights.pth")
+        with pytest.raises(ValueError, match=r"backbone\.name: timm cannot make 'timm:resnet18': "):
+            build_backbone(BackboneConfig("timm:resnet18", norm="batch", weights="pretrained"))
+        assert torch.nn.Module.load_state_dict is load
 
     def test_training_draws_nothing(self):
         """Of a model with drop paths of its own."""

@@ -52,8 +52,9 @@ def scaled(image, factor):
     return image if factor == 1 else transforms.resize(image, size, antialias=True)
 
 
-def whole(network, image, settings):
-    return torch.cat(list(probabilities(network, image, 4, settings)), 1)
+def whole(network, image, settings, *, sideways=False):
+    found = torch.cat(list(probabilities(network, image, 4, settings, sideways=sideways)), 1)
+    return found.mT if sideways else found
 
 
 def plainly(network, image, settings):
@@ -84,17 +85,19 @@ class TestResults:
     @pytest.mark.parametrize("scales", [(1.0,), (0.6, 1.0, 1.4)])
     @pytest.mark.parametrize("flip", [False, True])
     @pytest.mark.parametrize(("window", "overlap"), [(None, 1 / 3), (32, 1 / 3), (32, 0.7)])
+    @pytest.mark.parametrize("sideways", [False, True])
     @torch.no_grad()
     def test_bands_windows_and_scales_give_what_holding_everything_does(
-        self, shape, scales, flip, window, overlap, monkeypatch
+        self, shape, scales, flip, window, overlap, sideways, monkeypatch
     ):
         network, image = Local(), picture(*shape)
         settings = Inference(scales, flip, window, overlap)
-        found = whole(network, image, settings)
+        found = whole(network, image, settings, sideways=sideways)
         assert_close(found, plainly(network, image, settings))
-        monkeypatch.setattr("zigzag.tasks.inference._HELD", 512 * 2**20 / (4 * 4 * 5 * shape[1]))  # some rows at a time
-        assert len(list(probabilities(network, image, 4, settings))) >= shape[0] / 5
-        assert torch.equal(whole(network, image, settings), found)
+        height, width = shape[::-1] if sideways else shape
+        monkeypatch.setattr("zigzag.tasks.inference._HELD", 512 * 2**20 / (4 * 4 * 5 * width))  # some rows at a time
+        assert len(list(probabilities(network, image, 4, settings, sideways=sideways))) >= height / 5
+        assert torch.equal(whole(network, image, settings, sideways=sideways), found)
 
     @pytest.mark.parametrize("size", [1, 32, 33, 100, 101])
     def test_windows_cover_an_axis(self, size):
@@ -102,6 +105,16 @@ class TestResults:
         assert {place for start, end in found for place in range(start, end)} == set(range(size))
         assert all(end - start == min(size, 32) for start, end in found)
         assert all(later[0] <= earlier[1] - 32 // 3 + 1 for earlier, later in pairwise(found))
+
+    @pytest.mark.parametrize("shape", [(57, 83), (83, 57)])
+    @pytest.mark.parametrize("flip", [False, True])
+    @torch.no_grad()
+    def test_labels_are_those_of_the_largest_probability(self, shape, flip):
+        network, image, settings = Local(), picture(*shape), Inference((0.6, 1.0), flip, 32)
+        expected = plainly(network, image, settings)
+        labels = segment(network, image, 4, settings).long()
+        assert_close(expected.gather(0, labels[None])[0], expected.amax(0))  # of two that are alike, either
+        assert labels.is_contiguous()
 
     def test_a_mirror_image_gives_the_mirrored_result(self):
         network, settings = Local(), Inference(flip=True)
@@ -129,11 +142,13 @@ class TestBounds:
         return allocated.peak
 
     @pytest.mark.parametrize("scales", [(1.0,), (0.6, 1.0, 1.4)])
-    def test_with_windows_memory_does_not_grow_with_the_height(self, scales):
+    @pytest.mark.parametrize("sideways", [False, True])
+    def test_with_windows_memory_does_not_grow_with_the_longer_side(self, scales, sideways):
         """But for the image's scaled copies and the labels, of a byte a value."""
-        settings, width = Inference(scales, True, 64, memory=1), 100
-        short, tall = (self.peak((height, width), settings) for height in (200, 500))
-        assert tall - short <= 2 * 300 * width * (1 + 3 * sum(factor**2 for factor in scales if factor != 1))
+        settings, side = Inference(scales, True, 64, memory=1), 100
+        shapes = [(side, longer) if sideways else (longer, side) for longer in (200, 500)]
+        small, large = (self.peak(shape, settings) for shape in shapes)
+        assert large - small <= 2 * 300 * side * (1 + 3 * sum(factor**2 for factor in scales if factor != 1))
 
     @pytest.mark.parametrize("flip", [False, True])
     @pytest.mark.parametrize("scales", [(1.0,), (0.6, 1.0, 1.4)])

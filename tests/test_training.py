@@ -27,9 +27,8 @@ from segmentation_files import TINY, folder_set, voc_set, write_image
 
 from zigzag import cli
 from zigzag.data import shapes
-from zigzag.tasks import ablate, curves, semantic
+from zigzag.tasks import curves, semantic
 from zigzag.tasks.cli import CONFIGS
-from zigzag.tasks.guard import NonFiniteError
 
 
 @pytest.fixture(autouse=True)
@@ -146,17 +145,21 @@ def test_bfloat16_errs_no_more_than_twice_as_much_as_stock_pytorch(tmp_path):
 
 
 class TestResume:
-    @pytest.mark.parametrize("words", [[], ["--ema=0.9"]], ids=["plain", "average"])
-    def test_a_run_goes_on_exactly(self, tmp_path, words):
+    @pytest.mark.parametrize(
+        ("words", "batches"),
+        [([], 1), (["--ema=0.9"], 1), (["--trainer.accumulate_grad_batches=2"], 2)],
+        ids=["plain", "average", "accumulated"],
+    )
+    def test_a_run_goes_on_exactly(self, tmp_path, words, batches):
         """Where it was cut off between two validations' checkpoints, and where it had ended."""
         words = [*words, "--model.recipe.schedule=step"]
-        every = ["--checkpoint.save_top_k=-1", "--checkpoint.filename={step}"]
-        assert fit(tmp_path / "whole", *words, *every, steps=5, every=2) == 0
+        all_kept = ["--checkpoint.save_top_k=-1", "--checkpoint.filename={step}"]
+        assert fit(tmp_path / "whole", *words, *all_kept, steps=5, every=2 * batches) == 0
         cut = tmp_path / "whole" / "checkpoints" / "2.ckpt"
-        assert fit(tmp_path / "cut", *words, f"--ckpt_path={cut}", steps=5, every=2) == 0
-        assert fit(tmp_path / "ended", *words, steps=3, every=2) == 0
+        assert fit(tmp_path / "cut", *words, f"--ckpt_path={cut}", steps=5, every=2 * batches) == 0
+        assert fit(tmp_path / "ended", *words, steps=3, every=2 * batches) == 0
         ended = tmp_path / "ended" / "checkpoints" / "last.ckpt"
-        assert fit(tmp_path / "ended", *words, f"--ckpt_path={ended}", steps=5, every=5) == 0
+        assert fit(tmp_path / "ended", *words, f"--ckpt_path={ended}", steps=5, every=5 * batches) == 0
         whole, cut, ended = (dict(curves.read(tmp_path / name, "train/loss")) for name in ("whole", "cut", "ended"))
         assert list(whole) == [0, 1, 2, 3, 4]
         assert whole == ended
@@ -193,15 +196,6 @@ def test_several_processes_without_torchrun(tmp_path):
     words += ["--model.network.backbone.norm=frozen", f"--trainer.default_root_dir={folder}"]
     call([str(program), "fit", *TINY, *words], tmp_path)
     assert (folder / "checkpoints" / "last.ckpt").is_file()
-
-
-def test_every_variant_of_an_ablation_starts_its_own_processes(tmp_path):
-    words = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    words += ["--model.network.backbone.norm=frozen", "--set=kernels", f"--out={tmp_path}"]
-    call(["-m", "zigzag", "ablate", *TINY, *words], tmp_path)
-    table = (tmp_path / "kernels" / "table.md").read_text()
-    assert "not run" not in table
-    assert "failed" not in table
 
 
 def test_predictions_are_shared_among_processes(tmp_path):
@@ -377,85 +371,3 @@ def test_every_configuration_of_the_package_is_understood(path, capsys):
         cli.main(["fit", "--config", path.stem, "--print_config"])
     assert caught.value.code == 0
     assert "default_root_dir: runs/" in capsys.readouterr().out
-
-
-class TestAblate:
-    def test_a_set_is_run_once_and_tabled(self, tmp_path, capsys, monkeypatch):
-        pytest.importorskip("matplotlib", reason="matplotlib is not installed: zigzag[train]")
-        monkeypatch.setitem(ablate.SETS, "schemes", ("Schemes", {"FPN": ablate.PLAIN, "zigzag": {"scheme": "zigzag"}}))
-        paper = tmp_path / "paper.yaml"
-        paper.write_text("FPN: 12.5\n")
-        words = ["ablate", "--set=schemes", "--out", str(tmp_path / "out"), "--paper", str(paper), *TINY]
-        words += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
-        assert cli.main(words) == 0
-        shown = capsys.readouterr().out
-        assert "| FPN |" in shown
-        assert "| 12.5 |" in shown
-        folder = tmp_path / "out" / "schemes"
-        assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
-        assert (folder / "table.md").read_text().count("|\n") == 4
-        monkeypatch.setattr("zigzag.tasks.cli.run", lambda _: pytest.fail("a finished run was repeated"))
-        assert cli.main(words) == 0
-        assert cli.main([*words, "--model.recipe.learning_rate=1"]) == 2
-        assert "is of another command line" in capsys.readouterr().err
-
-    def test_what_is_printed_is_written_with_the_seeds_that_failed(self, tmp_path, capsys, monkeypatch):
-        def miou(folder, _words):
-            if folder.name == "seed1":
-                raise NonFiniteError("step 3: the loss is nan")
-            return 0.5
-
-        monkeypatch.setattr(ablate, "_miou", miou)
-        monkeypatch.setattr(curves, "draw", lambda *_: None)
-        (tmp_path / "paper.yaml").write_text("fused: 12.5\n")
-        words = ["--set=kernels", "--config=shapes_tiny", f"--out={tmp_path}", f"--paper={tmp_path / 'paper.yaml'}"]
-        assert cli.main(["ablate", *words, "--seeds", "0", "1"]) == 1
-        written = (tmp_path / "kernels" / "table.md").read_text()
-        assert "| fused | 50.00 | 1 | 12.5 |" in written
-        assert "- fused, seed 1: step 3: the loss is nan" in written
-        assert written == capsys.readouterr().out
-
-    @pytest.mark.parametrize(
-        ("words", "message"),
-        [
-            (["--config=shapes_mask_rcnn"], "shapes_mask_rcnn is of task 'instances'; ablations are of 'semantic'"),
-            (["--config=shapes_tiny", "--task=instances"], "is of task 'instances'"),
-            (["--config=shapes_tiny", "--data.batch_size=0"], "data.batch_size must be 1 or more, got 0"),
-            (["--config=shapes_tiny", "--model.network.backbone.weights=no/such.pth"], "no file 'no/such.pth'"),
-        ],
-    )
-    def test_what_is_refused_before_anything_runs(self, tmp_path, capsys, words, message):
-        assert cli.main(["ablate", "--set=kernels", f"--out={tmp_path / 'out'}", *words]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith("zigzag ablate: error: ")
-        assert message in error
-        assert not (tmp_path / "out").exists()
-
-    def test_a_run_that_was_cut_off_after_its_last_validation(self, tmp_path, monkeypatch):
-        """Its figure is the checkpoint's, as a validation has it: no step is left in which training would validate."""
-        monkeypatch.setitem(ablate.SETS, "schemes", ("Schemes", {"zigzag": {"scheme": "zigzag"}}))
-        monkeypatch.setattr(curves, "draw", lambda *_: None)
-        words = ["ablate", "--set=schemes", f"--out={tmp_path}", *TINY, "--ema=0.5"]
-        words += ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
-        assert cli.main(words) == 0
-        run = tmp_path / "schemes" / "zigzag" / "seed0"
-        whole, validated = (run / "result.json").read_text(), curves.read(run, "val/miou")
-        (run / "result.json").unlink()
-        assert cli.main(words) == 0
-        assert (run / "result.json").read_text() == whole
-        assert curves.read(run, "val/miou") == validated
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ("nothing: 1\n", "names 'nothing', which is no variant"),
-            ("FPN: abc\n", "must give a number for 'FPN', got 'abc'"),
-            ("FPN:\n", "must give a number for 'FPN', got None"),
-            ("FPN: [1\n", "cannot be read as YAML: "),
-        ],
-    )
-    def test_a_paper_file_that_cannot_be_used(self, tmp_path, capsys, content, message):
-        (tmp_path / "paper.yaml").write_text(content)
-        words = ["ablate", "--set=schemes", "--config=shapes_tiny", f"--paper={tmp_path / 'paper.yaml'}"]
-        assert cli.main(words) == 2
-        assert message in capsys.readouterr().err

@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
 from zigzag.errors import first_line
-from zigzag.models.weights import IMAGE_DEVIATION, IMAGE_MEAN, WeightReport, load_backbone_weights
+from zigzag.models.weights import IMAGE_DEVIATION, IMAGE_MEAN, State, WeightReport, compare, load_backbone_weights
 
 _STRIDES = (4, 8, 16, 32)
 _SIZE = (64, 96)
@@ -159,8 +159,7 @@ class LibraryBackbone(Backbone):
 class TimmBackbone(LibraryBackbone):
     """A feature extractor of timm, its four last maps.
 
-    Its drop rates are 0, as `TransformersBackbone`'s are.
-    Weights of another shape are refused; keys that they lack, or have besides, timm says in its log alone.
+    Its drop rates are 0, as `TransformersBackbone`'s are. Weights of another shape are refused.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -168,7 +167,7 @@ class TimmBackbone(LibraryBackbone):
         name = config.name.partition(":")[2]
         if not timm.is_model(name):
             raise ValueError(f"backbone.name must name a model of timm, got {config.name!r}")
-        with _one_error(config.name, "make"):
+        with _one_error(config.name, "make"), _loads() as loaded:
             body = timm.create_model(name, pretrained=config.weights == "pretrained", features_only=True)
         _drop_nowhere(body)
         strides = tuple(body.feature_info.reduction()[-4:])
@@ -176,6 +175,7 @@ class TimmBackbone(LibraryBackbone):
             raise ValueError(f"backbone.name must name a model with maps at {_STRIDES}, got {config.name!r}: {strides}")
         pixels = timm.data.resolve_model_data_config(body)
         super().__init__(body, body.feature_info.channels()[-4:], pixels["mean"], pixels["std"])
+        self.report = _report_of_part(config.name, body, *loaded[-1]) if loaded else None
         self.channels_last = False
 
     def _maps(self, images: Tensor) -> list[Tensor]:
@@ -283,6 +283,30 @@ def _report(source: str, body: nn.Module, found: dict[str, Any]) -> WeightReport
     missing, unexpected = (tuple(sorted(found[f"{kind}_keys"])) for kind in ("missing", "unexpected"))
     loaded = [key for key in body.state_dict() if key not in missing and not key.endswith("num_batches_tracked")]
     return WeightReport(source, tuple(loaded), missing, unexpected, mismatched=())
+
+
+@contextmanager
+def _loads() -> Iterator[list[tuple[nn.Module, State]]]:
+    """The modules that are filled meanwhile, and with what: timm tells what did not match its log alone."""
+    found: list[tuple[nn.Module, State]] = []
+    own = nn.Module.load_state_dict
+
+    def told(module: nn.Module, state: State, *args: Any, **options: Any) -> Any:
+        found.append((module, dict(state)))
+        return own(module, state, *args, **options)
+
+    nn.Module.load_state_dict = told  # type: ignore[assignment, method-assign]
+    try:
+        yield found
+    finally:
+        nn.Module.load_state_dict = own  # type: ignore[method-assign]
+
+
+def _report_of_part(source: str, body: nn.Module, whole: nn.Module, state: State) -> WeightReport:
+    """What became of the weights of a whole model in a body of its layers, under the whole model's names."""
+    kept = {id(tensor) for tensor in body.state_dict(keep_vars=True).values()}
+    own = {key: tensor for key, tensor in whole.state_dict(keep_vars=True).items() if id(tensor) in kept}
+    return compare(own, state, source)
 
 
 def _pixels_of(transformers: Any, name: str) -> tuple[Sequence[float], Sequence[float]]:

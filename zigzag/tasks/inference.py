@@ -52,12 +52,20 @@ class Inference:
 
 
 def segment(network: Network, image: Tensor, classes: int, settings: Inference) -> Tensor:
-    """The most probable label of every pixel, (H, W) uint8; arguments are those of `probabilities`."""
-    return torch.cat([band.argmax(0).byte() for band in probabilities(network, image, classes, settings)])
+    """The most probable label of every pixel, (H, W) uint8; arguments are those of `probabilities`.
+
+    With windows it goes along the longer side, so that what is held grows with the shorter one alone.
+    """
+    sideways = settings.window is not None and image.shape[2] > image.shape[1]
+    bands = probabilities(network, image, classes, settings, sideways=sideways)
+    labels = torch.cat([band.argmax(0).byte() for band in bands])
+    return labels.mT.contiguous() if sideways else labels
 
 
 @torch.no_grad()
-def probabilities(network: Network, image: Tensor, classes: int, settings: Inference) -> Iterator[Tensor]:
+def probabilities(
+    network: Network, image: Tensor, classes: int, settings: Inference, *, sideways: bool = False
+) -> Iterator[Tensor]:
     """The probabilities of all classes, (classes, rows, W) float32, band of rows after band from the top.
 
     The network runs once for every scale, window and mirror image, whatever ``settings.memory`` is; the results are the
@@ -68,17 +76,21 @@ def probabilities(network: Network, image: Tensor, classes: int, settings: Infer
     - without: of one scale at a time the network's scores, classes x its height x its width, and those of the mirror
       image. With several scales their sum, classes x H x W; one scale comes after the other.
 
+    Sideways, columns take the place of rows and the height that of the width.
+
     Args:
         network: (1, 3, h, w) float32 to scores (1, classes, h, w).
         image: RGB (3, H, W) uint8.
         classes: number of classes.
         settings: scales, windows, memory.
+        sideways: bands of columns, (classes, columns, H), from the left.
     """
-    height, width = image.shape[1:]
+    sight = _Sight(network, settings.flip, sideways)
+    height, width = sight.turned(image).shape[1:]
     pixels = width * max(1.0, *settings.scales) ** 2
     step = max(1, int(settings.memory * 2**20 / (4 * _HELD * classes * pixels)))
     bands = [range(top, min(top + step, height)) for top in range(0, height, step)]
-    scales = [_Scale(network, image, factor, classes, settings, step) for factor in settings.scales]
+    scales = [_Scale(sight, image, factor, classes, settings, step) for factor in settings.scales]
     if settings.window is not None or len(scales) == 1:
         for band in bands:
             total = image.new_zeros((classes, len(band), width), dtype=torch.float32)
@@ -103,19 +115,48 @@ _ALIGNED = 16
 """Rows; softmax rounds differently where its pixels fill no vector, and so strips of these alone have the same bits."""
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """What a network says of an image, given upright or, sideways, with its columns for rows."""
+
+    network: Network
+    flip: bool
+    sideways: bool
+
+    def turned(self, image: Tensor) -> Tensor:
+        """From upright to the way that is asked for, or back."""
+        return image.mT if self.sideways else image
+
+    def strips(self, image: Tensor, step: int) -> Iterator[Tensor]:
+        """The probabilities (classes, rows, w) of an image (3, h, w) that is seen whole, some rows at a time."""
+        pixels = normalised(self.turned(image))[None].contiguous(memory_format=torch.channels_last)
+        scores = self.turned(self.network(pixels)[0])
+        mirrored = self.turned(self.network(pixels.flip(3))[0]) if self.flip else None
+        del pixels
+        if mirrored is not None and self.sideways:
+            mirrored = mirrored.flip(1)  # at once: of strips from the end upwards softmax rounds some bits differently
+        step = _ALIGNED * ceil(step / _ALIGNED)
+        for top in range(0, image.shape[1], step):
+            own = scores[:, top : top + step].float().softmax(0)
+            if mirrored is not None:
+                other = mirrored[:, top : top + step].float().softmax(0)
+                own = (own + (other if self.sideways else other.flip(2))) / 2
+            yield own
+
+
 class _Scale:
     """The probabilities of a scaled image, which the network sees from the top down, as their rows are asked for."""
 
     def __init__(
-        self, network: Network, image: Tensor, factor: float, classes: int, settings: Inference, step: int
+        self, sight: _Sight, image: Tensor, factor: float, classes: int, settings: Inference, step: int
     ) -> None:
-        self._size, self._device = image.shape[1:], image.device
-        image = _resized(image, factor)
+        self._size, self._device = sight.turned(image).shape[1:], image.device
+        image = sight.turned(_resized(image, factor))
         self._height, self._width = image.shape[1:]
         if settings.window is None or max(self._height, self._width) <= settings.window:
-            self._strips = _whole(network, image, step, flip=settings.flip)
+            self._strips = sight.strips(image, step)
         else:
-            self._strips = _slid(network, image, classes, step, settings)
+            self._strips = _slid(sight, image, classes, step, settings)
         self._held, self._start = image.new_empty((classes, 0, self._width), dtype=torch.float32), 0
 
     def resized(self, band: range) -> Tensor:
@@ -140,21 +181,7 @@ class _Scale:
         return rows
 
 
-def _whole(network: Network, image: Tensor, step: int, *, flip: bool) -> Iterator[Tensor]:
-    """The probabilities (classes, rows, w) of an image (3, h, w) that the network sees whole, some rows at a time."""
-    pixels = normalised(image)[None].contiguous(memory_format=torch.channels_last)
-    scores = network(pixels)[0]
-    mirrored = network(pixels.flip(3))[0] if flip else None
-    del pixels
-    step = _ALIGNED * ceil(step / _ALIGNED)
-    for top in range(0, image.shape[1], step):
-        own = scores[:, top : top + step].float().softmax(0)
-        if mirrored is not None:
-            own = (own + mirrored[:, top : top + step].float().softmax(0).flip(2)) / 2
-        yield own
-
-
-def _slid(network: Network, image: Tensor, classes: int, step: int, settings: Inference) -> Iterator[Tensor]:
+def _slid(sight: _Sight, image: Tensor, classes: int, step: int, settings: Inference) -> Iterator[Tensor]:
     """The same, averaged over windows: rows are done when the windows below see them no more."""
     down, across = windows(image.shape[1], settings), windows(image.shape[2], settings)
     side = down[0][1]
@@ -162,7 +189,7 @@ def _slid(network: Network, image: Tensor, classes: int, step: int, settings: In
     count = image.new_zeros((side, image.shape[2]), dtype=torch.float32)
     for (top, bottom), after in zip(down, [*(top for top, _ in down[1:]), image.shape[1]], strict=True):
         for left, right in across:
-            (own,) = _whole(network, image[:, top:bottom, left:right], side, flip=settings.flip)
+            (own,) = sight.strips(image[:, top:bottom, left:right], side)
             total[:, :, left:right] += own
             count[:, left:right] += 1
         for start in range(0, after - top, step):
