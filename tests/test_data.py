@@ -17,6 +17,7 @@ pytest.importorskip("pycocotools", reason="pycocotools is not installed: zigzag[
 from PIL import Image, ImageOps
 from segmentation_files import SIZE, coco_set, folder_set, voc_set, write_image, write_mask
 from torchvision import tv_tensors
+from torchvision.datasets import VOCSegmentation
 
 from zigzag.data import DataError
 from zigzag.data.classes import CAMVID, CONTEXT, VOC, voc_colour, voc_palette
@@ -40,6 +41,15 @@ class TestLayouts:
             assert (len(source), found(source), source.name(1)) == (2, labels, "b")
             assert source.image(0).size == SIZE
 
+    @pytest.mark.parametrize("part", ["train", "val"])
+    def test_voc_is_that_of_torchvision(self, tmp_path, part):
+        voc_set(tmp_path / "VOCdevkit" / "VOC2012", part)
+        source, expected = open_source("voc", str(tmp_path), part), VOCSegmentation(tmp_path, image_set=part)
+        assert len(source) == len(expected) == 2
+        for index, (image, mask) in enumerate(expected):
+            assert np.array_equal(np.asarray(source.image(index)), np.asarray(image))
+            assert np.array_equal(source.labels(index), np.asarray(mask))
+
     def test_vocs_test_part_has_no_masks(self, tmp_path):
         root = voc_set(tmp_path, names=("a",))
         write_image(root / "JPEGImages" / "x.jpg")
@@ -58,10 +68,12 @@ class TestLayouts:
                 check(open_source("voc", str(root), split), split)
 
     @pytest.mark.parametrize(("dataset", "labels"), [("context60", {0, 1, 59}), ("context59", {255, 0, 58})])
-    def test_context_with_and_without_background(self, tmp_path, dataset, labels):
-        write_image(tmp_path / "JPEGImages" / "a.jpg")
-        write_mask(tmp_path / "SegmentationClassContext" / "a.png", (0, 1, 59))
-        lists = tmp_path / "ImageSets" / "SegmentationContext"
+    @pytest.mark.parametrize("folder", [".", "VOCdevkit/VOC2010"])
+    def test_context_with_and_without_background(self, tmp_path, dataset, labels, folder):
+        root = tmp_path / folder
+        write_image(root / "JPEGImages" / "a.jpg")
+        write_mask(root / "SegmentationClassContext" / "a.png", (0, 1, 59))
+        lists = root / "ImageSets" / "SegmentationContext"
         lists.mkdir(parents=True)
         (lists / "val.txt").write_text("a\n")
         source = open_source(dataset, str(tmp_path), "val")

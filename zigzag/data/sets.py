@@ -83,6 +83,7 @@ def _voc(root: Path, split: str) -> Source:
 
     The truth of the part "test" is kept back: without any mask of it, there is none.
     """
+    root = _within(root, "VOC2012")
     masks = root / ("SegmentationClassAug" if split.replace("_", "") == "trainaug" else "SegmentationClass")
     names = _names(root / "ImageSets" / "Segmentation" / f"{split}.txt")
     kept_back = split == "test" and not any((masks / f"{name}.png").is_file() for name in names)
@@ -92,6 +93,7 @@ def _voc(root: Path, split: str) -> Source:
 
 def _context(root: Path, split: str, *, background: bool) -> Source:
     """PASCAL Context as PNGs, 0 for background and 1..59 for classes; 59 classes take the background for void."""
+    root = _within(root, "VOC2010")
     names = _names(root / "ImageSets" / "SegmentationContext" / f"{split}.txt")
     pairs = [
         Pair(root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClassContext" / f"{name}.png") for name in names
@@ -138,6 +140,12 @@ _LAYOUTS: dict[str, Callable[[Path, str], Source]] = {
     "coco": _coco,
 }
 DATASETS = ("shapes", *_LAYOUTS, "folder")
+
+
+def _within(root: Path, year: str) -> Path:
+    """The folder of a year in the one that VOC's archives are unpacked in, as torchvision's data sets do."""
+    inner = root / "VOCdevkit" / year
+    return inner if inner.is_dir() else root
 
 
 def _names(path: Path) -> list[str]:
