@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <exception>
 #include <optional>
 #include <vector>
 
@@ -46,7 +47,14 @@ inline Map map_of(const Tensor& t) {
 }
 
 // A new tensor in `like`'s strides where it is channels_last, contiguous otherwise.
-inline Tensor map_like(const Tensor& like) { return torch::stable::empty_like(like); }
+inline Tensor map_like(const Tensor& like) {
+  try {
+    return torch::stable::empty_like(like);
+  } catch (const std::exception& error) {  // torch 2.11 and 2.12 hand on no word of memory
+    STD_TORCH_CHECK(false, "zigzag: there is no memory for a map (", like.size(0), ", ", like.size(1), ", ", like.size(2),
+                    ", ", like.size(3), ") of ", like.element_size(), " bytes a value: ", error.what());
+  }
+}
 
 inline Tensor table_like(const Tensor& like, std::vector<int64_t> sizes) {
   return torch::stable::new_empty(like, sizes, accumulation_type(like));

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from torch.utils._pytree import tree_map_only
 
 import zigzag
 from zigzag.dispatch import WITHOUT_KERNELS
@@ -18,6 +17,7 @@ from zigzag.dispatch import WITHOUT_KERNELS
 sys.path.insert(0, str(Path(__file__).parent))
 
 import stand_ins
+from devices import on_device
 
 # The suite runs in several processes; that the number of threads changes nothing is test_determinism's to show.
 torch.set_num_threads(1)
@@ -64,17 +64,16 @@ class Backend:
     def __init__(self, backend):
         self.name = backend.name
         self.device = backend.device or "cpu"
-        for name in zigzag.ops.__all__:
-            if (name, backend.name) not in WITHOUT_KERNELS:
-                setattr(self, name, self.around(self.bare(name)))
 
     def bare(self, name):
-        """The operation from and to `device`."""
+        """The operation from and to `device`; a skip where the backend has no kernels for it."""
+        if (name, self.name) in WITHOUT_KERNELS:
+            pytest.skip(f"backend {self.name!r} has no kernels for {name}")
         return functools.partial(getattr(zigzag.ops, name), backend=self.name)
 
     def around(self, function):
         """The function from and to the CPU, where it is one from and to `device`."""
-        return function if self.device == "cpu" else functools.partial(on_gpu, function)
+        return function if self.device == "cpu" else functools.partial(on_device, self.device, function)
 
     def run(self, function):
         """As `around`, and operations that name no backend run on this one."""
@@ -86,16 +85,10 @@ class Backend:
         return self.around(call)
 
     def __getattr__(self, name):
-        """An operation that the backend has no kernels for."""
+        """An operation, from and to the CPU."""
         if name not in zigzag.ops.__all__:
             raise AttributeError(name)
-        pytest.skip(f"backend {self.name!r} has no kernels for {name}")
-
-
-def on_gpu(operation, *arguments, **options):
-    """The operation's results on the CPU, from arguments there; strides survive both ways."""
-    arguments, options = tree_map_only(torch.Tensor, lambda tensor: tensor.cuda(), (list(arguments), options))
-    return tree_map_only(torch.Tensor, lambda tensor: tensor.cpu(), operation(*arguments, **options))
+        return self.around(self.bare(name))
 
 
 def able(name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,47 @@ def test_table_says_what_runs_and_why_not(missing):
 def test_table_is_a_copy():
     zigzag.backends().clear()
     assert "reference" in zigzag.backends()
+
+
+SHIPPED = "80-real 90a-real 100-real 100-virtual"
+CUDA, HOPPER = {"cuda"}, {"cuda", "hopper"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "capability", "expected"),
+    [
+        (SHIPPED, (8, 0), CUDA),
+        (SHIPPED, (8, 9), CUDA),
+        (SHIPPED, (9, 0), HOPPER),
+        (SHIPPED, (10, 3), HOPPER),
+        (SHIPPED, (12, 0), HOPPER),
+        (SHIPPED, (7, 5), set()),
+        ("90a-real", (9, 0), HOPPER),
+        ("90a-real", (8, 0), set()),
+        ("90a-real", (10, 0), set()),
+        ("90a-virtual", (10, 0), set()),
+        ("86-real", (8, 0), set()),
+        ("80-virtual", (9, 0), CUDA),  # without instructions of Hopper
+        ("80", (12, 0), CUDA),
+        ("90", (12, 0), HOPPER),
+        ("100-real", (12, 0), set()),
+        ("native", (9, 0), HOPPER),
+        ("native", (8, 0), CUDA),
+    ],
+)
+def test_kernels_run_on_the_gpus_that_they_are_compiled_for(monkeypatch, gpus, capability, expected):
+    module = sys.modules["zigzag.backends"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(module._library, "load", lambda _: SimpleNamespace(reason=None))
+    monkeypatch.setattr(module._library, "build_info", lambda _: {"gpus": gpus})
+    found = {"cuda": module._why_no_cuda(), "hopper": module._why_no_hopper()}
+    assert {name for name, reason in found.items() if reason is None} == expected
+    assert all(reason is None or gpus in reason or "9.0 or later" in reason for reason in found.values())
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "was built for other GPUs" in module._why_no_cuda()
 
 
 @EACH

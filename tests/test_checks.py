@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from cases import CodesCase, StatsCase
 from checks import assert_parity, assert_same_bits, check_forward, check_gradients
+from devices import on_device
 from pathway_cases import PathwayCase
 
 from zigzag import reference
@@ -45,6 +46,25 @@ def test_untouched_reference_passes():
         operation = getattr(reference, case.operation)
         check_forward(case.problem(), operation, operation)
         check_gradients(case.problem(), operation, operation)
+
+
+def test_what_is_moved_to_a_device_keeps_its_layout():
+    """Of maps that are dense, and of those that `Tensor.to` would make so: parts, every second column, one row."""
+    whole = torch.randn(2, 3, 8, 6, requires_grad=True)
+    views = [whole, whole[:, 1:, 2:5], whole[..., ::2], whole.mT, whole[:, :, :1].expand(2, 3, 8, 6)]
+    given = [view.detach().requires_grad_() for view in views]
+
+    def operation(*maps):
+        assert all(x.data_ptr() != own.data_ptr() for x, own in zip(maps, given, strict=True))
+        found = [(x.stride(), x.storage_offset()) for x in maps]
+        assert found == [(x.stride(), x.storage_offset()) for x in views]
+        return [x.square() for x in maps]
+
+    results = on_device("cpu", operation, *given)
+    torch.stack([result.sum() for result in results]).sum().backward()
+    for x, result in zip(given, results, strict=True):
+        assert torch.equal(result, x.square())
+        assert torch.equal(x.grad, 2 * x)
 
 
 def stats_by_float_cells(x, grids, halo, valid=None):

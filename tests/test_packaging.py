@@ -116,7 +116,7 @@ def test_build_facts_match_the_package(library):
     assert facts["version"] == zigzag.__version__
     assert facts["isas"].split()[0] == "baseline"
     assert "-ffast-math" not in facts["flags"]
-    assert set(facts) == {"version", "commit", "compiler", "flags", "isas", "sanitize"}
+    assert set(facts) == {"version", "commit", "compiler", "flags", "isas", "gpus", "sanitize"}
 
 
 def test_library_names_no_folder_of_the_machine_that_built_it(library):

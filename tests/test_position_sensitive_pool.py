@@ -110,8 +110,9 @@ def test_what_cannot_be_checked_pools_nothing(compiled):
     x = normal(torch.Generator().manual_seed(0), 2, 2, 6, 5)
     rois = torch.tensor([[2.0, 0, 0, 3, 3], [-1, 0, 0, 3, 3], [0, float("nan"), 0, 3, 3], [1, 0, 0, 3, 3]])
 
-    pool = compiled.position_sensitive_pool
+    pool = compiled.bare("position_sensitive_pool")
 
+    @compiled.around
     @torch.compile(backend="eager", fullgraph=True)
     def call(x, rois):
         return pool(x, rois, 3, 1, stride=1)

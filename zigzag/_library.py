@@ -62,7 +62,11 @@ def load(name: str = "_C") -> Library:
 
 
 def build_info(name: str = "_C") -> dict[str, str]:
-    """How a loaded library was built: version, commit, compiler, flags, isas, sanitize. Empty where none is loaded."""
+    """How a loaded library was built; empty where none is loaded.
+
+    Its version, commit, compiler, flags, the CPU's isas, sanitize, and gpus: what `_C_cuda` is compiled for, as CMake's
+    CUDA_ARCHITECTURES have it.
+    """
     library = load(name)
     if not library.loaded:
         return {}

@@ -7,6 +7,7 @@ default: the fastest that can run, by the table in `zigzag.dispatch`. A backend 
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,14 +143,49 @@ def _no_gpu() -> str | None:
 
 
 def _why_no_cuda() -> str | None:
-    return _no_gpu() or _library.load("_C_cuda").reason
+    reason = _no_gpu()
+    if reason is None and torch.version.cuda is None:
+        reason = f"its kernels are for CUDA, and torch {torch.__version__} was built for other GPUs"
+    return reason or _library.load("_C_cuda").reason or _no_code(since=0)
 
 
 def _why_no_hopper() -> str | None:
     reason = _why_no_cuda()
-    if reason is None and min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))) < (9, 0):
+    if reason is None and min(_capabilities()) < (9, 0):
         reason = "needs all GPUs that torch sees to be of compute capability 9.0 or later"
-    return reason
+    return reason or _no_code(since=90)
+
+
+def _capabilities() -> list[tuple[int, int]]:
+    """Of all GPUs that torch sees."""
+    return [torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())]
+
+
+def _no_code(since: int) -> str | None:
+    """The GPU that the library has nothing for among what it is compiled for from architecture ``since`` on."""
+    gpus = _library.build_info("_C_cuda").get("gpus", "").split()
+    for major, minor in _capabilities():
+        if gpus and not any(_runs(name, major, minor, since) for name in gpus):
+            own = f"a GPU of compute capability {major}.{minor}"
+            return f"zigzag/_C_cuda.so is compiled for {' '.join(gpus)}, and torch sees {own}"
+    return None
+
+
+_ARCHITECTURE = re.compile(r"(\d+)(\d)(a?)(-real|-virtual)?")
+
+
+def _runs(name: str, major: int, minor: int, since: int) -> bool:
+    """Whether a GPU runs what is compiled for one of CMake's CUDA_ARCHITECTURES; "native" and the like are believed.
+
+    Code runs on later GPUs of the same major version, PTX on all later ones, and either with "a" on no others.
+    """
+    found = _ARCHITECTURE.fullmatch(name)
+    if found is None:
+        return True
+    own, kind = (int(found[1]), int(found[2])), found[4]
+    if 10 * own[0] + own[1] < since or (found[3] and own != (major, minor)):
+        return False
+    return own <= (major, minor) and (kind != "-real" or own[0] == major)
 
 
 def _why_no_triton() -> str | None:

@@ -37,7 +37,7 @@ using emulation::to_tf32;
 // Both parts of a float; what has no second part has 0. An infinite float that is split may make NaN of a sum, as a
 // part that it meets, or its own second part, is 0.
 __device__ __forceinline__ void split(float value, uint32_t& high, uint32_t& low) {
-  high = to_tf32(value);
+  high = to_tf32(value) & ~0x1fffu;  // PTX leaves open what the other bits are
   const float near = __builtin_bit_cast(float, high);
   low = to_tf32(near == value ? 0.f : value - near);
 }

@@ -251,6 +251,7 @@ def leaf(values: Tensor) -> Tensor:
 
 
 def noise_like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Seeded gradients for outputs, in their shapes, dtypes and layouts."""
-    generator = torch.Generator().manual_seed(SEED)
-    return [torch.empty_like(t).copy_(torch.randn(t.shape, generator=generator)) for t in tensors]
+    """Seeded gradients for outputs of a device, drawn there, in their shapes, dtypes and layouts."""
+    device = tensors[0].device
+    generator = torch.Generator(device).manual_seed(SEED)
+    return [torch.empty_like(t).copy_(torch.randn(t.shape, generator=generator, device=device)) for t in tensors]
