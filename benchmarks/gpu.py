@@ -37,8 +37,9 @@ SMALL = {
     "cuda": f"test_gradients and cuda and ((2x20x8x6 and float32 and (channels_last or {_NORM}))"
     " or (2x16x8x6 and bfloat16 and channels_last))",
     "hopper": "test_gradients and hopper and 2x64x15x15 and float32 and channels_last",
-    "triton": f"test_gradients and triton and 2x20x8x6 and float32"
-    f" and ((channels_last and (halo1 or codes111)) or {_NORM})",
+    "triton": f"test_gradients and triton and ((2x20x8x6 and float32"
+    f" and ((channels_last and (halo1 or codes111)) or {_NORM}))"
+    " or (2x16x8x6 and bfloat16 and channels_last))",
 }
 # Else the allocator puts tensors side by side, and what runs over one's end finds the next.
 APART = {"memcheck": (("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),), "racecheck": ()}
@@ -47,7 +48,7 @@ REFUSED = "Device not supported"  # compute-sanitizer, where it is not allowed t
 TOOLKIT = Path("/usr/local/cuda/bin")
 GRACE = 8.0  # seconds to say what is known
 SHARDS = 13  # odd: backends take turns among the tests
-WARMERS = 3  # each takes memory for a training step
+WARMERS = 6  # each takes memory for a training step
 LARGE = "more_elements"  # of tests that want most of the memory
 
 

@@ -1,10 +1,10 @@
-"""Compiles the Triton kernels that the benchmark's neck launches, before they are timed: a share of them, as 2/6.
+"""Compiles the Triton kernels that the benchmark launches, before they are timed: a share of them, as 2/6.
 
     python benchmarks/gpu_warm.py 2/6
 
-Nothing is launched: the neck's operations run on tensors of the benchmark's sizes with every launch caught, and of the
-kernels caught the share is compiled into Triton's cache, where the benchmark finds them. Several processes compile at
-once what the benchmark's one would compile in turn.
+Nothing is launched: the neck and the operations by themselves run on tensors of the benchmark's sizes with every launch
+caught, and of the kernels caught the share is compiled into Triton's cache, where the benchmark finds them. Several
+processes compile at once what the benchmark's one would compile in turn.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import sys
 import zlib
 
 import torch
+from gpu_bench import COMMON, PARTS
 from predict import levels_of
 
 import zigzag
-from zigzag.bench.workload import build_neck
+from zigzag.bench import registry
+from zigzag.bench.settings import Settings
+from zigzag.bench.workload import OURS, Workload, build_neck
 from zigzag.kernels.launch import launches_to
 
 FEATURES = (256, 512, 1024, 2048)
@@ -75,11 +78,22 @@ def small(device):
         build_neck(maps, 3)(maps)
 
 
+def operations(device, batch=16):
+    """The operations' cases, forward and backward: in the neck some have another residual or gradient."""
+    features = maps_of(FEATURES, LEVELS, batch, device)
+    work = Workload(features, build_neck(features, 3))
+    for subject in registry.select(Settings(**COMMON, **PARTS["operations"]["operations"])):
+        ours = subject.entry.build(work).formulations[OURS]
+        for direction in subject.directions:
+            ours.run(direction)
+
+
 def main(share, device="cuda"):
     hook = Share(*map(int, share.split("/")))
     with launches_to(hook), zigzag.use_backend("triton"):
         stages(device)
         small(device)
+        operations(device)
     print(f"{hook.compiled} of {len(hook.seen)} kernels")
 
 

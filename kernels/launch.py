@@ -28,12 +28,12 @@ Hook = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], Any]
 SHIPPED: dict[str, dict[str, Options]] = {
     "gpu": {  # a guess: not measured
         "region_stats": {"CHANNELS": 64, "num_warps": 8},
-        "region_stats.several": {"CHANNELS": 64, "num_warps": 4},
+        "region_stats.several": {"CHANNELS": 64, "num_warps": 8},
         "region_stats.add": {"CHANNELS": 64, "ENTRIES": 16, "num_warps": 4},
         "region_stats_backward": {"CHANNELS": 32, "ROWS": 32, "CHUNK": 16, "num_warps": 8},
         "region_norm": {"CHANNELS": 16, "CHUNK": 16, "ROWS": 64, "num_warps": 8},
         "region_norm.add": {"CHANNELS": 64, "num_warps": 2},
-        "region_codes": {"ROWS": 64, "VALUES": 32, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "maxnreg": 255},
+        "region_codes": {"ROWS": 32, "VALUES": 32, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "maxnreg": 255},
         "region_codes.wide": {"ROWS": 32, "VALUES": 32, "COLUMNS": 32, "DEPTH": 32, "num_warps": 8},
         "region_codes.hidden": {"CHANNELS": 32, "IMAGES": 16, "num_warps": 4},
         "dense_pathway": {"ROWS": 16, "COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},

@@ -64,6 +64,13 @@ def _membership(low, high, w, dtype: tl.constexpr):
 
 
 @triton.jit
+def _pixels(row, offsets, c, channels, left):
+    """A tile of pixels of a row, of which ``left`` are left; c of their channels."""
+    inside = (tl.arange(0, offsets.shape[0]) < left)[:, None] & (c < channels)[None, :]
+    return tl.load(row + offsets, mask=inside, other=0.0)
+
+
+@triton.jit
 def _store_rows(to, rows, channels, c, values, mask):
     tl.store(to + rows[:, None].to(tl.int64) * channels + c[None, :], values, mask=mask[:, None] & (c < channels)[None])
 
@@ -90,13 +97,19 @@ def _sum_strip(
     for _ in tl.static_range(TAPS):
         parts = parts + (tl.zeros([LINES, c.shape[0]], ACC),)
     end = tl.minimum((strip + 1) * STRIP, height)
+    x += tl.cast(strip * STRIP, tl.int64) * sh
+    following = _pixels(x, offsets, c, channels, tl.where(strip * STRIP < end, width, 0))
     for p in range(strip * STRIP, end):
         row_sums = tl.zeros([LINES, c.shape[0]], ACC)
-        for tile in range(TILES):
+        # Not by the compiler's stages: on Hopper they copy over a tile that a product may still be reading.
+        for tile in tl.range(TILES, num_stages=1):
+            pixels = following
             at = tile * COLUMNS
-            inside = (at + w < width)[:, None] & (c < channels)[None, :]
-            row = x + tl.cast(p, tl.int64) * sh + tl.cast(at, tl.int64) * sw
-            pixels = tl.load(row + offsets, mask=inside, other=0.0)
+            turns = tile + 1 == TILES
+            x += tl.where(turns, tl.cast(sh, tl.int64), 0)
+            begin = tl.where(turns, 0, at + COLUMNS)
+            left = tl.where(p + turns.to(tl.int32) < end, width - begin, 0)
+            following = _pixels(x + begin.to(tl.int64) * sw, offsets, c, channels, left)
             member = _membership(low, high, at + w, dtype)
             row_sums = tl.dot(member, pixels, row_sums, input_precision="ieee", out_dtype=ACC)
             power += pixels.to(ACC) * pixels.to(ACC)

@@ -27,7 +27,7 @@ def dithered(values, phase, DROPPED: tl.constexpr, MOST: tl.constexpr):
     """
     step = ((phase >> (32 - DROPPED)) | 1).to(tl.int32) - (1 << (DROPPED - 1))
     size = tl.abs(values)
-    normal = (size >= 1.17549435e-38) & (size < MOST)
+    normal = (size >= 1.1754943508222875e-38) & (size < MOST)
     bits = values.to(tl.int32, bitcast=True) + tl.where(normal, step, 0)
     return bits.to(tl.float32, bitcast=True)
 

@@ -38,7 +38,10 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 @dataclass(frozen=True)
 class Compiled:
-    """What became of one kernel on one target; a spill is anything that a register did not hold."""
+    """What became of one kernel on one target; a spill is anything that a register did not hold.
+
+    Hopper's products may run on behind what follows, at most so many of them as are pending at any wait.
+    """
 
     registers: int
     spills: int
@@ -47,6 +50,7 @@ class Compiled:
     wide_stores: int
     loads: int
     stores: int
+    pending: int = 0
 
 
 def specialise(path, value, constants, attributes):
@@ -105,6 +109,7 @@ def compile_for(target, kernel, arguments, options):
         binary.metadata.shared,
         *wide,
         *all_accesses,
+        max(map(int, re.findall(r"warp_group_dot_wait .*pendings = (\d+)", binary.asm["ttgir"])), default=0),
     )
 
 
