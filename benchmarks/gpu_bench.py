@@ -1,11 +1,12 @@
 """``zigzag bench`` as a GPU wants it: the registry's cases in parts, each part a run and a folder of its own.
 
-    python benchmarks/gpu_bench.py [operations] [neck] [small] [compiled] [--out build/gpu]
+    python benchmarks/gpu_bench.py [operations] [neck] [small] [graph] [compiled] [--out build/gpu]
 
 bfloat16, channels_last, C = 256, the levels of a 473 crop, N = 16; small: N = 1, a 224 crop, launched and as CUDA
-graphs. Without names all but compiled, which is torch.compile (max-autotune) of eager and takes minutes. Every result
-is checked against float64 first and a wrong one is not timed; what fails is a fault, and the rest is measured. After
-each part stands every figure that is asked of a GPU and was measured so far, beside its target.
+graphs; graph: the neck of the large crop once more, as CUDA graphs, should launching be what takes its time. Without
+names all but compiled, which is torch.compile (max-autotune) of eager and takes minutes. Every result is checked
+against float64 first and a wrong one is not timed; what fails is a fault, and the rest is measured. After each part
+stands every figure that is asked of a GPU and was measured so far, beside its target.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PARTS = {
     "operations": {"operations": {**LARGE, "only": "region_|dense_pathway"}},
     "neck": {"neck": {**LARGE, "only": "neck.fuse"}},
     "small": {"small": SMALL, "small-graph": {**SMALL, "graph": True}},
+    "graph": {"neck-graph": {**LARGE, "only": "neck.fuse", "graph": True}},
     "compiled": {"compiled": {**LARGE, "only": "neck.fuse forward+backward", "compiled": "max-autotune"}},
 }
 

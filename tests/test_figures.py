@@ -75,6 +75,17 @@ class TestFiguresOfAGPU:
         assert what not in self.found([dataclasses.replace(row, timing="events") for row in rows])
         assert what not in self.found([dataclasses.replace(rows[0], shape="16x8"), *rows[1:]])
 
+    def test_graphs_of_the_neck_are_a_line_of_their_own(self):
+        fuse = {"case": "neck.fuse", "kernel": 3}
+        rows = [
+            row_of(OURS, "forward", 1.0, over_floor=4.0, timing="events", **fuse),
+            row_of(OURS, "forward", 1.0, over_floor=1.25, timing="graph", **fuse),
+        ]
+        found = self.found(rows)
+        assert found["neck, forward / its fusion convolutions alone"].values == {OURS: 4.0}
+        assert found["neck, forward, both as CUDA graphs"].values == {OURS: 1.25}
+        assert "neck, forward, both as CUDA graphs" not in self.found(rows[:1])
+
     def test_peak_memory_against_eagers(self):
         rows = [
             row_of(side, "forward+backward", 1.0, case="neck.fuse", kernel=3, peak_bytes=peak)

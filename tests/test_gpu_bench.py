@@ -90,7 +90,7 @@ def ran(bench, capsys, *arguments):
 def test_every_figure_is_printed(tiny, tmp_path, capsys):
     from zigzag.bench import rows, session
 
-    code, printed = ran(tiny, capsys, "operations", "neck", "small", "compiled", "--out", tmp_path)
+    code, printed = ran(tiny, capsys, "operations", "neck", "small", "graph", "compiled", "--out", tmp_path)
     assert code == 0, printed
     table = printed[printed.rindex("Figures") :]
     for operation in ("region_stats", "dense_pathway"):
@@ -99,6 +99,8 @@ def test_every_figure_is_printed(tiny, tmp_path, capsys):
     for figure, target in {
         "neck, forward / its fusion convolutions alone": "≤ 1.35",
         "neck, forward + backward / the same of those convolutions": "≤ 1.35",
+        "neck, forward, both as CUDA graphs": "≤ 1.35",
+        "neck, forward + backward, both as CUDA graphs": "≤ 1.35",
         "neck, forward + backward: eager / this": "≥ 4",
         "neck, forward + backward: compiled / this": "≥ 2",
         "peak memory of the neck's forward + backward / eager's": "≤ 0.4",
@@ -114,13 +116,15 @@ def test_every_figure_is_printed(tiny, tmp_path, capsys):
         "neck",
         "small",
         "small-graph",
+        "neck-graph",
         "compiled",
     }
     found = rows.read(tmp_path / "operations" / "rows.json").rows
     assert {"zigzag", "cuda", "triton", "eager", "floor"} <= {row.backend for row in found}
     assert all(row.status == "ok" and row.copy_share > 0 for row in found)
     assert not any("cut off" in text for text in session.read(tmp_path / "operations" / session.NAME).warnings)
-    assert {row.timing for row in rows.read(tmp_path / "small-graph" / "rows.json").rows} == {"graph"}
+    for name in ("small-graph", "neck-graph"):
+        assert {row.timing for row in rows.read(tmp_path / name / "rows.json").rows} == {"graph"}
 
 
 def test_wrong_results_are_not_timed(tiny, tmp_path, capsys, monkeypatch):

@@ -85,6 +85,10 @@ def _over_floor(rows: Sequence[Row], side: str) -> float | None:
     return next((row.over_floor for row in rows if row.backend == side and row.over_floor is not None), None)
 
 
+def _graph_over_floor(rows: Sequence[Row], side: str) -> float | None:
+    return _over_floor([row for row in rows if row.timing == "graph"], side)
+
+
 def _saved(rows: Sequence[Row], side: str) -> float | None:
     return _over_eager({row.backend: row.saved_bytes for row in rows if row.saved_bytes is not None}, side)
 
@@ -177,6 +181,8 @@ LINES: Mapping[str, Sequence[_Line]] = {
         _Line(_SHARE.format("dense_pathway", "backward"), 0.85, _PATHWAY, "", _backward_copy_share, at_least=True),
         _Line("neck, forward / its fusion convolutions alone", 1.35, "neck.fuse", "forward", _over_floor),
         _Line("neck, forward + backward / the same of those convolutions", 1.35, "neck.fuse", _STEP, _over_floor),
+        _Line("neck, forward, both as CUDA graphs", 1.35, "neck.fuse", "forward", _graph_over_floor),
+        _Line("neck, forward + backward, both as CUDA graphs", 1.35, "neck.fuse", _STEP, _graph_over_floor),
         _Line("neck, forward + backward: eager / this", 4.0, "neck.fuse", _STEP, _slower(EAGER), at_least=True),
         _Line("neck, forward + backward: compiled / this", 2.0, "neck.fuse", _STEP, _slower(COMPILED), at_least=True),
         *(
