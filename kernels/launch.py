@@ -3,7 +3,8 @@
 Nothing is tuned unless it is asked for: a first step starts at once with the shipped choice. `python -m
 zigzag.kernels.tune` times the candidates of every kernel on the GPU at hand and writes what it finds beside Triton's
 own cache, where later processes read it. A choice depends on the kernel, the device, the maps' dtype and layout alone,
-never on their sizes, so that an image's sums are the same bit for bit whatever batch it comes in.
+never on their sizes, so that an image's sums are the same bit for bit whatever batch it comes in. (Of contiguous maps
+Triton itself looks at whether widths are multiples of 16: squares may be added up in another order.)
 """
 
 from __future__ import annotations
