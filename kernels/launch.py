@@ -29,7 +29,7 @@ Hook = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], Any]
 SHIPPED: dict[str, dict[str, Options]] = {
     "gpu": {  # a guess: not measured
         "region_stats": {"CHANNELS": 64, "num_warps": 8},
-        "region_stats.several": {"CHANNELS": 64, "num_warps": 8},
+        "region_stats.several": {"CHANNELS": 64, "num_warps": 8, "maxnreg": 128},
         "region_stats.add": {"CHANNELS": 64, "ENTRIES": 16, "num_warps": 4},
         "region_stats_backward": {"CHANNELS": 32, "ROWS": 32, "CHUNK": 16, "num_warps": 8},
         "region_norm": {"CHANNELS": 16, "CHUNK": 16, "ROWS": 64, "num_warps": 8},

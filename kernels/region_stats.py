@@ -71,6 +71,48 @@ def _pixels(row, offsets, c, channels, left):
 
 
 @triton.jit
+def _add_tile(pixels, member, row_sums, power):
+    """A tile's column lines, and its squares, added to those of the row and of the strip."""
+    dtype: tl.constexpr = power.dtype
+    row_sums = tl.dot(member, pixels, row_sums, input_precision="ieee", out_dtype=dtype)
+    return row_sums, power + pixels.to(dtype) * pixels.to(dtype)
+
+
+@triton.jit
+def _row(x, offsets, c, channels, width, sw, low, high, power, TILES: tl.constexpr, COLUMNS: tl.constexpr):
+    """The sums of all column lines over a row, and its squares added to ``power``."""
+    row_sums = tl.zeros([low.shape[0], c.shape[0]], power.dtype)
+    for tile in range(TILES):
+        at = tile * COLUMNS
+        pixels = _pixels(x + tl.cast(at, tl.int64) * sw, offsets, c, channels, width - at)
+        member = _membership(low, high, at + tl.arange(0, COLUMNS), pixels.dtype)
+        row_sums, power = _add_tile(pixels, member, row_sums, power)
+    return row_sums, power
+
+
+@triton.jit
+def _row_ahead(
+    x, next_x, next_width, following, offsets, c, channels, width, sw, low, high, power,
+    TILES: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The same from a first tile that was loaded before, and the first tile of the next row.
+
+    Not by the compiler's stages: on Hopper they copy over a tile that a product of two-byte values may still read.
+    """
+    row_sums = tl.zeros([low.shape[0], c.shape[0]], power.dtype)
+    for tile in tl.range(TILES, num_stages=1):
+        pixels, at = following, tile * COLUMNS
+        if tile + 1 < TILES:
+            row, left = x + tl.cast(at + COLUMNS, tl.int64) * sw, width - at - COLUMNS
+        else:
+            row, left = next_x, next_width
+        following = _pixels(row, offsets, c, channels, left)
+        member = _membership(low, high, at + tl.arange(0, COLUMNS), pixels.dtype)
+        row_sums, power = _add_tile(pixels, member, row_sums, power)
+    return row_sums, power, following
+
+
+@triton.jit
 def _store_rows(to, rows, channels, c, values, mask):
     tl.store(to + rows[:, None].to(tl.int64) * channels + c[None, :], values, mask=mask[:, None] & (c < channels)[None])
 
@@ -87,7 +129,6 @@ def _sum_strip(
     line = tl.arange(0, LINES)
     cells, first, cell, tap, exists = lines(line, GRIDS, TAPS)
     low, high = line_span(cells, cell, tap, exists, width, TAPS)
-    dtype: tl.constexpr = x.dtype.element_ty
     w = tl.arange(0, COLUMNS)
     x += n.to(tl.int64) * sn
     offsets = w[:, None].to(tl.int64) * sw + c[None, :].to(tl.int64) * sc
@@ -98,21 +139,19 @@ def _sum_strip(
         parts = parts + (tl.zeros([LINES, c.shape[0]], ACC),)
     end = tl.minimum((strip + 1) * STRIP, height)
     x += tl.cast(strip * STRIP, tl.int64) * sh
-    following = _pixels(x, offsets, c, channels, tl.where(strip * STRIP < end, width, 0))
+    AHEAD: tl.constexpr = x.dtype.element_ty.primitive_bitwidth == 16
+    if AHEAD:
+        following = _pixels(x, offsets, c, channels, tl.where(strip * STRIP < end, width, 0))
     for p in range(strip * STRIP, end):
-        row_sums = tl.zeros([LINES, c.shape[0]], ACC)
-        # Not by the compiler's stages: on Hopper they copy over a tile that a product may still be reading.
-        for tile in tl.range(TILES, num_stages=1):
-            pixels = following
-            at = tile * COLUMNS
-            turns = tile + 1 == TILES
-            x += tl.where(turns, tl.cast(sh, tl.int64), 0)
-            begin = tl.where(turns, 0, at + COLUMNS)
-            left = tl.where(p + turns.to(tl.int32) < end, width - begin, 0)
-            following = _pixels(x + begin.to(tl.int64) * sw, offsets, c, channels, left)
-            member = _membership(low, high, at + w, dtype)
-            row_sums = tl.dot(member, pixels, row_sums, input_precision="ieee", out_dtype=ACC)
-            power += pixels.to(ACC) * pixels.to(ACC)
+        following_row = x + sh
+        if AHEAD:
+            left = tl.where(p + 1 < end, width, 0)
+            row_sums, power, following = _row_ahead(
+                x, following_row, left, following, offsets, c, channels, width, sw, low, high, power, TILES, COLUMNS
+            )
+        else:
+            row_sums, power = _row(x, offsets, c, channels, width, sw, low, high, power, TILES, COLUMNS)
+        x = following_row
         grown = ()
         for a in tl.static_range(TAPS):
             h = p - a + TAPS // 2
