@@ -52,7 +52,7 @@ inline Tensor map_like(const Tensor& like) {
     return torch::stable::empty_like(like);
   } catch (const std::exception& error) {  // torch 2.11 and 2.12 hand on no word of memory
     STD_TORCH_CHECK(false, "zigzag: there is no memory for a map (", like.size(0), ", ", like.size(1), ", ",
-                    like.size(2), ", ", like.size(3), ") of ", like.element_size(), " bytes a value: ", error.what());
+                    like.size(2), ", ", like.size(3), "): ", error.what());
   }
 }
 

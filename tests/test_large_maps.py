@@ -22,3 +22,11 @@ def test_addresses_are_counted_in_64_bits(operations, axis, tmp_path):
     given = maps(4)
     near, far = run(operations, given), run(operations, spread(given, axis, tmp_path / "maps"))
     assert_same_bits(far, near, axis)
+
+
+def test_a_map_that_there_is_no_memory_for_is_named(operations):
+    """Whatever torch says of it, which before 2.13 is nothing."""
+    x = torch.zeros(1).expand(1, 1, 1 << 31, 1 << 31)
+    message = r"no memory for a map \(1, 1, 2147483648, 2147483648\): "
+    with pytest.raises(RuntimeError, match=message):
+        operations.region_stats_backward(x, torch.zeros(1, 1, 1), torch.zeros(1, 1), [1], 0, None, None)
