@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.parametrize("compiled", ["cpu"], indirect=True)
+
 SETS = ("baseline", "avx2", "avx512")
 AVAILABLE = SETS[: {"AVX2": 2, "AVX512": 3}.get(torch.backends.cpu.get_cpu_capability(), 1)]
 PARITY = [f"test_{name}.py" for name in ("region_stats", "region_codes", "dense_pathway", "position_sensitive_pool")]
