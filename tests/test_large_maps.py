@@ -6,6 +6,7 @@ from checks import assert_same_bits
 from far_maps import AXES, maps, run, spread
 
 import zigzag
+from zigzag import _library
 from zigzag.ops.registration import NAMESPACES
 
 
@@ -26,6 +27,8 @@ def test_addresses_are_counted_in_64_bits(operations, axis, tmp_path):
 
 def test_a_map_that_there_is_no_memory_for_is_named(operations):
     """Whatever torch says of it, which before 2.13 is nothing."""
+    if _library.build_info().get("sanitize"):
+        pytest.skip("a sanitizer that is loaded first takes what an exception leaves on the stack for an overflow")
     x = torch.zeros(1).expand(1, 1, 1 << 31, 1 << 31)
     message = r"no memory for a map \(1, 1, 2147483648, 2147483648\): "
     with pytest.raises(RuntimeError, match=message):
