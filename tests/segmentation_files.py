@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 SIZE = (40, 30)  # width, height
+FEW = {"train": 7, "val": 3, "test": 3}
+"""Images of the parts of the generated shapes, in the place of `zigzag.data.shapes.COUNTS`."""
 
 
 def write_image(path, seed=0, size=SIZE):

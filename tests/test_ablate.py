@@ -10,7 +10,7 @@ pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigza
 pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[train]")
 
 from runs import call
-from segmentation_files import TINY
+from segmentation_files import FEW, TINY
 
 from zigzag import cli
 from zigzag.data import shapes
@@ -20,7 +20,7 @@ from zigzag.tasks.guard import NonFiniteError
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    monkeypatch.setattr(shapes, "COUNTS", {"train": 7, "val": 3, "test": 3})
+    monkeypatch.setattr(shapes, "COUNTS", FEW)
 
 
 def test_a_set_is_run_once_and_tabled(tmp_path, capsys, monkeypatch):

@@ -23,7 +23,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from runs import call, process, weights
 from runs import fit as run_fit
-from segmentation_files import TINY, folder_set, voc_set, write_image
+from segmentation_files import FEW, TINY, folder_set, voc_set, write_image
 
 from zigzag import cli
 from zigzag.data import shapes
@@ -33,7 +33,7 @@ from zigzag.tasks.cli import CONFIGS
 
 @pytest.fixture(autouse=True)
 def few_images(monkeypatch):
-    monkeypatch.setattr(shapes, "COUNTS", {"train": 7, "val": 3, "test": 3})
+    monkeypatch.setattr(shapes, "COUNTS", FEW)
 
 
 fit = partial(run_fit, TINY, steps=4)
@@ -43,7 +43,7 @@ fit = partial(run_fit, TINY, steps=4)
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "COUNTS", {"train": 7, "val": 3, "test": 3})
+        patch.setattr(shapes, "COUNTS", FEW)
         assert fit(folder) == 0
     return folder
 
