@@ -25,6 +25,8 @@ STRIP = 32
 """Rows of a strip. Fixed, as COLUMNS is: an image's sums must not depend on the map that it lies in."""
 COLUMNS = 64
 """Columns of a tile."""
+AHEAD_SIZES = (2,)
+"""Bytes of values whose tiles are loaded to registers before the product of the tile before."""
 
 
 class Lines(NamedTuple):
@@ -121,7 +123,7 @@ def _store_rows(to, rows, channels, c, values, mask):
 def _sum_strip(
     x, shape, sums, powers, valid, n, strip, c, channels, size,
     GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, TILES: tl.constexpr,
-    WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr,
+    WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """What one strip of image n has of every row line, into ``size`` rows of ``sums``, and of the squares."""
     height, width, sn, sc, sh, sw = shape
@@ -139,7 +141,6 @@ def _sum_strip(
         parts = parts + (tl.zeros([LINES, c.shape[0]], ACC),)
     end = tl.minimum((strip + 1) * STRIP, height)
     x += tl.cast(strip * STRIP, tl.int64) * sh
-    AHEAD: tl.constexpr = x.dtype.element_ty.primitive_bitwidth == 16
     if AHEAD:
         following = _pixels(x, offsets, c, channels, tl.where(strip * STRIP < end, width, 0))
     for p in range(strip * STRIP, end):
@@ -180,7 +181,7 @@ def sum_strips(
     maps, shapes, results, powers, valids, sizes, number, channels,
     GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, TILES: tl.constexpr,
     WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
-    ACC: tl.constexpr,
+    ACC: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Every strip of every map: into its own rows of ``results``, or straight to the sums of maps of one strip."""
     channel_blocks = tl.cdiv(channels, CHANNELS)
@@ -193,7 +194,7 @@ def sum_strips(
             n, strip = task // strips, task % strips
             _sum_strip(
                 maps[m], shapes[m], results[m], powers[m] + strip * number * channels, valids[m], n, strip, c,
-                channels, sizes[m], GRIDS, TAPS, LINES, MOST, TILES[m], WHOLE[m], STRIP, COLUMNS, ACC,
+                channels, sizes[m], GRIDS, TAPS, LINES, MOST, TILES[m], WHOLE[m], STRIP, COLUMNS, ACC, AHEAD,
             )  # fmt: skip
         task -= strips * number
 
@@ -308,6 +309,7 @@ def region_sums(
         TILES=tuple(blocks(x.shape[3], COLUMNS) for x in maps),
         WHOLE=whole,
         COLUMNS=COLUMNS,
+        AHEAD=maps[0].element_size() in AHEAD_SIZES,
         **geometry,
         **options,
     )

@@ -83,6 +83,12 @@ def test_parity(case, monkeypatch):
     check_gradients(case.problem(), operation_of(case), stock, each=False)
 
 
+def test_tiles_that_are_loaded_ahead(monkeypatch):
+    """As those of two bytes are, which the interpreter does not know."""
+    monkeypatch.setattr("zigzag.kernels.region_stats.AHEAD_SIZES", (4,))
+    test_parity(StatsCase((2, 3, 35, 67), padded=True), monkeypatch)
+
+
 def test_a_neck_of_two_levels(monkeypatch):
     """All operations as the neck calls them, forward and backward: one stage, and so one fusion, each way."""
     monkeypatch.setattr("checks.DRAWS", DRAWS)
