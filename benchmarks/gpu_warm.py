@@ -26,8 +26,15 @@ FEATURES = (256, 512, 1024, 2048)
 LEVELS, SMALL = levels_of(473), levels_of(224)
 
 
+def key_of(kernel, arguments, options):
+    """What Triton compiles a kernel anew for; what is told apart in vain costs time alone."""
+    free = [parameter.do_not_specialize for parameter in kernel.params]
+    told = [None if skip else specialised(value) for value, skip in zip(arguments, free, strict=False)]
+    return repr((kernel.__name__, told, sorted(options.items(), key=str)))
+
+
 def specialised(value):
-    """What Triton compiles a kernel anew for, of an argument; what is told apart in vain costs time alone."""
+    """What it looks at of an argument."""
     if isinstance(value, tuple | list):
         return tuple(specialised(item) for item in value)
     if isinstance(value, torch.Tensor):
@@ -46,7 +53,7 @@ class Share:
         self.compiled = 0
 
     def __call__(self, kernel, grid, arguments, options):
-        key = repr((kernel.__name__, specialised(arguments), sorted(options.items(), key=str)))
+        key = key_of(kernel, arguments, options)
         if key in self.seen:
             return
         self.seen.add(key)

@@ -25,11 +25,10 @@ from zigzag.kernels.dense_pathway_context import (
     pixel_offsets,
     place,
     programs,
-    shape_of,
     with_affines,
 )
-from zigzag.kernels.geometry import image_size
-from zigzag.kernels.launch import launch, tiles
+from zigzag.kernels.geometry import image_size, map_size
+from zigzag.kernels.launch import launch, shape_of, tiles
 
 __all__ = ["dense_pathway", "dense_pathway_backward"]
 
@@ -59,7 +58,8 @@ def evaluate(
 ):  # fmt: skip
     """A tile of the output, row by row."""
     n, begin, w, c, _ = place(shape, channels, ROWS, COLUMNS, CHANNELS)
-    height, width, sn, sc, sh, sw = shape
+    height, width = map_size(shape)
+    _, _, sn, sc, sh, sw = shape
     own_height, own_width = image_size(valid, n, height, width)
     mask = (w < own_width)[:, None] & (c < channels)[None, :]
     stored = (w < width)[:, None] & (c < channels)[None, :]
@@ -68,7 +68,7 @@ def evaluate(
     taps = column_taps(shapes, valids, n, w, own_width, FEW, NEAREST, INDEX, ACC)
     known = no_codes(shapes, w, c, ACC)
     end = tl.minimum(begin + ROWS, height)
-    for d in range(begin, tl.minimum(end, own_height)):
+    for d in tl.range(begin, tl.minimum(end, own_height), disable_licm=True):
         row = tl.cast(d, tl.int64)
         result = affine(
             tl.load(base + row * sh + offsets, mask=mask, other=0.0).to(ACC), base_scale, base_shift, n, c, channels

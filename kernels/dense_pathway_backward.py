@@ -18,12 +18,11 @@ from zigzag.kernels.dense_pathway_context import (
     pixel_offsets,
     place,
     programs,
-    shape_of,
     times,
 )
 from zigzag.kernels.dense_pathway_gather import add_parts, gather, store_sum
-from zigzag.kernels.geometry import image_size, resize_tap
-from zigzag.kernels.launch import accumulation, blocks, launch, tiles
+from zigzag.kernels.geometry import image_size, map_size, resize_tap, size_of
+from zigzag.kernels.launch import accumulation, blocks, launch, odd, shape_of, tiles
 from zigzag.kernels.region_stats import region_sums
 
 OptionalTensors = list[Tensor | None]
@@ -82,10 +81,11 @@ def _first_states(
     """
     states, to = (), ()
     for j in tl.static_range(len(changes)):
-        first = changes[j] + n * lengths[j] * width * channels
+        length = size_of(lengths[j])
+        first = changes[j] + n * length * width * channels
         if WALKS[j]:
             top, _, _ = resize_tap(begin.to(INDEX), taps[j][0], height, NEAREST, False, INDEX, ACC)
-            slot = begin // ROWS * (lengths[j] // tl.cdiv(height, ROWS)) - top
+            slot = begin // ROWS * (length // tl.cdiv(height, ROWS)) - top
             states = states + ((top, nothing, nothing),)
             to = to + (first + slot.to(tl.int64) * width * channels,)
         else:
@@ -162,7 +162,7 @@ def _spread_contexts(
     NEAREST: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of the output: the gradient of every context before its affine, and the sums for gain and affines."""
-    height, width = shape
+    height, width = map_size(shape)
     known = no_codes(shapes, w, c, ACC)
     of_gain = tl.zeros(mask.shape, ACC)
     states, to = _first_states(
@@ -195,7 +195,8 @@ def _spread_contexts(
         first += count
     for j in tl.static_range(len(sources)):
         if WALKS[j]:
-            rows = resize_tap((end - 1).to(INDEX), taps[j][0], own_height, NEAREST, False, INDEX, ACC)
+            last = tl.minimum(begin, height - ROWS) + (ROWS - 1)  # end - 1, not kept in a register for it
+            rows = resize_tap(last.to(INDEX), taps[j][0], own_height, NEAREST, False, INDEX, ACC)
             _store_last(to[j], states[j], rows, width, w, c, channels, mask)
         elif scales[j] is not None:
             store_sum(parts, first, number, n, c, channels, states[j][0])
@@ -203,7 +204,7 @@ def _spread_contexts(
             first += 2 * count
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "count"])
 def spread(
     grad, grad_sum, base, sources, codes, base_scale, base_shift, scales, shifts, gain, valid, valids, grad_base,
     changes, parts, shape, grad_strides, grad_sum_strides, base_strides, to_strides, shapes, lengths, number, channels,
@@ -219,7 +220,7 @@ def spread(
     rows gives to source rows, ``parts`` (sums, N, C): those of base's affine, gain, affines of sources not walked.
     """
     n, begin, w, c, part = place(shape, channels, ROWS, COLUMNS, CHANNELS)
-    height, width = shape
+    height, width = map_size(shape)
     n = n.to(tl.int64)
     own_height, own_width = image_size(valid, n, height, width)
     mask = (w < own_width)[:, None] & (c < channels)[None, :]
@@ -299,7 +300,7 @@ def dense_pathway_backward(
     parts = like.new_empty((sum(own for _, own in summed), number, channels), dtype=dtype)
     strides = tuple(None if x is None else x.stride() for x in (grad, grad_sum, base))
     small = tuple(codes), base_scale, base_shift, tuple(scales), tuple(shifts)
-    shapes = tuple(shape_of(source) for source in sources)
+    shape, shapes = shape_of(like)[:2], tuple(shape_of(source) for source in sources)
     launch(
         spread,
         tasks,
@@ -314,11 +315,11 @@ def dense_pathway_backward(
         grad_base,
         tuple(changes),
         parts,
-        (height, width),
+        shape,
         *strides,
         grad_base.stride(),
         shapes,
-        lengths,
+        tuple(map(odd, lengths)),
         number,
         channels,
         sum(k * k for k in grids),
@@ -345,9 +346,9 @@ def dense_pathway_backward(
             tuple(source_valid),
             shapes,
             tuple(shape_of(own) for own in grads),
-            lengths,
-            tuple(firsts),
-            (height, width),
+            tuple(map(odd, lengths)),
+            tuple(map(odd, firsts)),
+            shape,
             number,
             channels,
             sum(k * k for k in grids),
@@ -363,7 +364,7 @@ def dense_pathway_backward(
         options = tiles("dense_pathway_backward.add", like)
         results, counts = zip(*summed, strict=True)
         tasks = len(results) * number * blocks(channels, options["CHANNELS"])
-        launch(add_parts, tasks, parts, results, counts, number, channels, ACC=acc, **options)
+        launch(add_parts, tasks, parts, results, tuple(map(odd, counts)), number, channels, ACC=acc, **options)
     of_codes = _gradients_of_codes(grads, codes, source_valid, grids)
     found: list[Any] = [grad_base, *of_base]
     for own, code, pair in zip(grads, of_codes, of_affines, strict=True):

@@ -8,15 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zigzag.kernels.geometry import image_size, resize_tap, tap_weight
+from zigzag.kernels.geometry import image_size, map_size, resize_tap, tap_weight
 from zigzag.kernels.launch import accumulation, blocks
 
 OptionalTensors = list[Tensor | None]
-
-
-def shape_of(x: Tensor) -> tuple[int, ...]:
-    """Height, width and strides of a map."""
-    return *x.shape[2:], *x.stride()
 
 
 def pathway_constants(
@@ -65,7 +60,8 @@ def place(shape, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: 
     """What this program works on: image, first row, columns, channels; and its number among those of the image."""
     c = channels_of(channels, CHANNELS)
     task = tl.program_id(0) // tl.cdiv(channels, CHANNELS)
-    tiles, strips = tl.cdiv(shape[1], COLUMNS), tl.cdiv(shape[0], ROWS)
+    height, width = map_size(shape)
+    tiles, strips = tl.cdiv(width, COLUMNS), tl.cdiv(height, ROWS)
     w = task % tiles * COLUMNS + tl.arange(0, COLUMNS)
     part = task % (tiles * strips)
     return task // (tiles * strips), part // tiles * ROWS, w, c, part
@@ -103,7 +99,8 @@ def column_taps(
     """Per source: its own height and width, and of every target column the start, the count and the first weight."""
     taps = ()
     for j in tl.static_range(len(shapes)):
-        height, width = image_size(valids[j], n, shapes[j][0], shapes[j][1])
+        height, width = map_size(shapes[j])
+        height, width = image_size(valids[j], n, height, width)
         columns = resize_tap(tl.minimum(w, own_width - 1), width, own_width, NEAREST, not FEW[j], INDEX, ACC)
         taps = taps + ((height, width, columns),)
     return taps

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from zigzag.kernels.dense_pathway_context import affine, channels_of, codes_at, pixel_offsets, times
-from zigzag.kernels.geometry import image_size, readers, resize_tap, tap_weight
+from zigzag.kernels.geometry import image_size, map_size, readers, resize_tap, size_of, tap_weight
 
 
 @triton.jit
@@ -16,7 +16,7 @@ def store_sum(parts, row, number, n, c, channels, values):
     tl.store(parts + at + c, tl.sum(values, 0), mask=c < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def add_parts(parts, results, counts, number, channels, CHANNELS: tl.constexpr, ACC: tl.constexpr):
     """The sums over an image from those of its programs, in their order."""
     channel_blocks = tl.cdiv(channels, CHANNELS)
@@ -25,8 +25,8 @@ def add_parts(parts, results, counts, number, channels, CHANNELS: tl.constexpr, 
     slot = tl.program_id(0) // (channel_blocks * number)
     first, end = 0, 0
     for index in tl.static_range(len(results)):
-        first += tl.where(index < slot, counts[index], 0)
-        end += tl.where(index <= slot, counts[index], 0)
+        first += tl.where(index < slot, size_of(counts[index]), 0)
+        end += tl.where(index <= slot, size_of(counts[index]), 0)
     total = tl.zeros([CHANNELS], ACC)
     for part in range(first, end):
         at = tl.cast(part, tl.int64) * number + n
@@ -97,15 +97,17 @@ def _gather(
 
     With a_j and b_j at its own pixels they are what they are at the target's, for the weights of a pixel add up to 1.
     """
-    height, width, sn, sc, sh, sw = shape
+    height, width = map_size(shape)
+    _, _, sn, sc, sh, sw = shape
     _, _, to_n, to_c, to_h, to_w = to_shape
     own_height, own_width = image_size(source_valid, n, height, width)
-    to_height, to_width = image_size(valid, n, target[0], target[1])
+    target_height, target_width = map_size(target)
+    to_height, to_width = image_size(valid, n, target_height, target_width)
     low, high = readers(tl.minimum(w, own_width - 1), own_width, to_width, NEAREST, INDEX)
     mask = (w < own_width)[:, None] & (c < channels)[None, :]
     stored = (w < width)[:, None] & (c < channels)[None, :]
     n = n.to(tl.int64)
-    change += n * length * target[1] * channels
+    change += n * length * target_width * channels
     source += n * sn
     grad += n * to_n + pixel_offsets(w, c, to_w, to_c)
     end = tl.minimum(begin + ROWS, height)
@@ -113,8 +115,8 @@ def _gather(
     of_scale, of_shift, of_gain = nothing, nothing, nothing
     for r in tl.range(begin, tl.minimum(end, own_height), disable_licm=True):
         total = _gathered(
-            change, length, r, low, high, w, own_height, own_width, to_height, to_width, target[1], c, channels, mask,
-            WALKED, NEAREST, INDEX, STRIP, ACC,
+            change, length, r, low, high, w, own_height, own_width, to_height, to_width, target_width, c, channels,
+            mask, WALKED, NEAREST, INDEX, STRIP, ACC,
         )  # fmt: skip
         if WALKED:
             at = tl.cast(r, tl.int64) * sh + pixel_offsets(w, c, sw, sc)
@@ -144,7 +146,7 @@ def _gather(
             store_sum(parts, first + part, number, n, c, channels, of_gain)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def gather(
     changes, sources, codes, scales, shifts, gain, grads, parts, valid, valids, shapes, to_shapes, lengths, firsts,
     target, number, channels, cells,
@@ -155,14 +157,16 @@ def gather(
     c = channels_of(channels, CHANNELS)
     task = tl.program_id(0) // tl.cdiv(channels, CHANNELS)
     for j in tl.static_range(len(grads)):
-        tiles = tl.cdiv(shapes[j][1], COLUMNS)
-        count = tiles * tl.cdiv(shapes[j][0], ROWS)
+        height, width = map_size(shapes[j])
+        tiles = tl.cdiv(width, COLUMNS)
+        count = tiles * tl.cdiv(height, ROWS)
         if (task >= 0) & (task < count * number):
             w = task % tiles * COLUMNS + tl.arange(0, COLUMNS)
             part = task % count
             _gather(
-                changes[j], lengths[j], sources[j], codes[j], scales[j], shifts[j], gain, grads[j], parts, valid,
-                valids[j], shapes[j], to_shapes[j], target, task // count, part // tiles * ROWS, w, c, part, firsts[j],
-                number, channels, cells, GRIDS, WALKS[j], j == len(grads) - 1, NEAREST, INDEX, STRIP, ROWS, ACC,
+                changes[j], size_of(lengths[j]), sources[j], codes[j], scales[j], shifts[j], gain, grads[j], parts,
+                valid, valids[j], shapes[j], to_shapes[j], target, task // count, part // tiles * ROWS, w, c, part,
+                size_of(firsts[j]), number, channels, cells, GRIDS, WALKS[j], j == len(grads) - 1, NEAREST, INDEX,
+                STRIP, ROWS, ACC,
             )  # fmt: skip
         task -= count * number

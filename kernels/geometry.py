@@ -10,6 +10,18 @@ import triton.language as tl
 
 
 @triton.jit
+def size_of(size):
+    """A size that `zigzag.kernels.launch.odd` made odd."""
+    return size >> 1
+
+
+@triton.jit
+def map_size(shape):
+    """Height and width of a map from what `zigzag.kernels.launch.shape_of` says of it."""
+    return size_of(shape[0]), size_of(shape[1])
+
+
+@triton.jit
 def image_size(valid, n, height, width):
     """Height and width of image n: its own where ``valid`` (N, 2) is given, the map's otherwise."""
     if valid is None:

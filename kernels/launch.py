@@ -4,7 +4,9 @@ Nothing is tuned unless it is asked for: a first step starts at once with the sh
 zigzag.kernels.tune` times the candidates of every kernel on the GPU at hand and writes what it finds beside Triton's
 own cache, where later processes read it. A choice depends on the kernel, the device, the maps' dtype and layout alone,
 never on their sizes, so that an image's sums are the same bit for bit whatever batch it comes in. (Of contiguous maps
-Triton itself looks at whether widths are multiples of 16: squares may be added up in another order.)
+Triton itself looks at whether widths are multiples of 8: squares may be added up in another order.) Nor is a kernel
+compiled anew for other sizes or batches, but for maps that fit a strip or a tile of `sum_strips`: what varies from step
+to step is handed over so that Triton cannot tell.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ SHIPPED: dict[str, dict[str, Options]] = {
         "region_stats": {"CHANNELS": 64, "num_warps": 8},
         "region_stats.several": {"CHANNELS": 64, "num_warps": 8, "maxnreg": 128},
         "region_stats.add": {"CHANNELS": 64, "ENTRIES": 16, "num_warps": 4},
-        "region_stats_backward": {"CHANNELS": 32, "ROWS": 32, "CHUNK": 16, "num_warps": 8},
+        "region_stats_backward": {"CHANNELS": 32, "ROWS": 32, "CHUNK": 16, "num_warps": 8, "maxnreg": 128},
         "region_norm": {"CHANNELS": 16, "CHUNK": 16, "ROWS": 64, "num_warps": 8},
         "region_norm.add": {"CHANNELS": 64, "num_warps": 2},
         "region_codes": {"ROWS": 32, "VALUES": 32, "COLUMNS": 64, "DEPTH": 32, "num_warps": 4, "maxnreg": 255},
         "region_codes.wide": {"ROWS": 32, "VALUES": 32, "COLUMNS": 32, "DEPTH": 32, "num_warps": 8},
         "region_codes.hidden": {"CHANNELS": 32, "IMAGES": 16, "num_warps": 4},
-        "dense_pathway": {"ROWS": 16, "COLUMNS": 8, "CHANNELS": 64, "num_warps": 2},
+        "dense_pathway": {"ROWS": 16, "COLUMNS": 8, "CHANNELS": 64, "num_warps": 2, "maxnreg": 200},
         "dense_pathway.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
         "dense_pathway_backward": {"ROWS": 16, "COLUMNS": 4, "CHANNELS": 128, "num_warps": 2, "maxnreg": 248},
         "dense_pathway_backward.contiguous": {"ROWS": 16, "COLUMNS": 64, "CHANNELS": 8, "num_warps": 8},
@@ -90,6 +92,24 @@ def power_of_two(size: int, least: int = 1) -> int:
 def blocks(size: int, block: int) -> int:
     """How many blocks cover ``size``."""
     return -(-size // block)
+
+
+def odd(size: int) -> int:
+    """A size as a kernel takes it in a tuple, where `zigzag.kernels.geometry.size_of` makes it what it was.
+
+    Triton compiles anew for an integer that is 1 or a multiple of 16. An argument can be left out (do_not_specialize),
+    what a tuple holds cannot; twice a size and 1 is neither.
+    """
+    return 2 * size + 1
+
+
+def shape_of(x: Tensor) -> tuple[int, ...]:
+    """Height, width and strides of a map as a kernel takes them; `zigzag.kernels.geometry.map_size` reads the sizes.
+
+    The width of a contiguous map is told when it is a multiple of 8: its rows are read 16 bytes at a time then.
+    """
+    height, width = x.shape[2:]
+    return odd(height), 2 * width if x.stride(1) != 1 and width % 8 == 0 else odd(width), *x.stride()
 
 
 # --- launches ---------------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zigzag.kernels.geometry import cell_start, image_size, nearest_pixel, roi_bin
-from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, tiles
+from zigzag.kernels.geometry import cell_start, image_size, map_size, nearest_pixel, roi_bin
+from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, shape_of, tiles
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "number"])
 def find_bins(
     rois, images, spans, valid, height, width, number, stride, BINS: tl.constexpr, PADDED: tl.constexpr
 ):  # fmt: skip
@@ -76,13 +76,14 @@ def pool_rois(
     tl.store(to, mean.to(pooled.dtype.element_ty), mask=(q < BINS)[:, None] & real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def spread_rois(
     grad, images, spans, grad_x, shape, count, outputs,
     BINS: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The gradient of COLUMNS pixels of a row, of CHANNELS channels of one cell."""
-    height, width, sn, sc, sh, sw = shape
+    height, width = map_size(shape)
+    _, _, sn, sc, sh, sw = shape
     channel_blocks = tl.cdiv(outputs, CHANNELS)
     c = tl.program_id(0) % channel_blocks * CHANNELS + tl.arange(0, CHANNELS)
     task = tl.program_id(0) // channel_blocks
@@ -198,7 +199,7 @@ def position_sensitive_pool_backward(
         images,
         spans,
         grad_x,
-        (height, width, *grad_x.stride()),
+        shape_of(grad_x),
         count,
         outputs,
         BINS=size,

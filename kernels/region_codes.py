@@ -28,7 +28,7 @@ CHUNK = 1024
 """Columns of a weight whose products with one row are summed by one program."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "number"])
 def encode(
     sums, regions, weights, biases, valid, height, width, number, channels, entries, cells,
     GRIDS: tl.constexpr, LAST: tl.constexpr, MEAN: tl.constexpr, ROWS: tl.constexpr, VALUES: tl.constexpr,
@@ -77,7 +77,7 @@ def encode(
         task -= tl.cdiv(rows, ROWS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def project_chunks(
     wide, narrow, parts, weights, grads, number, channels, cells,
     GRIDS: tl.constexpr, LAST: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr, VALUES: tl.constexpr,
@@ -136,7 +136,7 @@ def _sum_chunks(parts, n, c, g, number, channels, GRIDS: tl.constexpr, CHUNK: tl
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def finish_hidden(
     parts, hidden, biases, number, channels,
     GRIDS: tl.constexpr, CHUNK: tl.constexpr, IMAGES: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
@@ -155,7 +155,7 @@ def finish_hidden(
     tl.store(hidden + at, value, mask=(n < number)[:, None] & (c < channels)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def spread_hidden(
     narrow, wide, to_wide, weights, biases, grads, number, channels, cells,
     GRIDS: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, VALUES: tl.constexpr, COLUMNS: tl.constexpr,
@@ -199,7 +199,7 @@ def spread_hidden(
 # --- backward ---------------------------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def finish_before(
     parts, hidden, before, grad_codes, grad_aggregate_b, grad_distribute_b, number, channels, cells,
     GRIDS: tl.constexpr, CHUNK: tl.constexpr, IMAGES: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
@@ -232,7 +232,7 @@ def finish_before(
             tl.store(to, tl.sum(of_distribute, 0).to(to.dtype.element_ty), mask=c < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "number"])
 def encode_backward(
     sums, grad_regions, grad_sums, weights, grad_weights, grad_biases, valid, height, width, number, channels, entries,
     cells,

@@ -58,7 +58,7 @@ def _region_sums(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def fold(
     sums, power, codes, weight, bias, scale, shift, moments, valid, height, width, channels, size, rows, core,
     image_stride, row_stride,
@@ -106,7 +106,7 @@ def fold(
         tl.store(shift + n * channels + c, offset.to(shift.dtype.element_ty), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number", "height", "width"])
 def unfold(
     grad_scale, grad_shift, sums, codes, weight, moments, grad_sums, grad_power, grad_codes, by_image, number, valid,
     height, width, channels, size, rows, core, image_stride, row_stride,
@@ -163,7 +163,7 @@ def unfold(
         tl.store(grad_power + n * channels + c, square.to(grad_power.dtype.element_ty), mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def add_images(by_image, grad_weight, grad_bias, number, channels, CHANNELS: tl.constexpr):
     """The gradients of weight and bias, from those of every image in their order."""
     c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)

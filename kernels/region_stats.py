@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zigzag.kernels.geometry import any_line_begins, entry_of, has_rows, image_size, line_span, lines
-from zigzag.kernels.launch import accumulation, blocks, launch, power_of_two, tiles
+from zigzag.kernels.geometry import any_line_begins, entry_of, has_rows, image_size, line_span, lines, map_size, size_of
+from zigzag.kernels.launch import accumulation, blocks, launch, odd, power_of_two, shape_of, tiles
 from zigzag.kernels.rounding import dithered_for
 
 STRIP = 32
@@ -81,10 +81,10 @@ def _add_tile(pixels, member, row_sums, power):
 
 
 @triton.jit
-def _row(x, offsets, c, channels, width, sw, low, high, power, TILES: tl.constexpr, COLUMNS: tl.constexpr):
+def _row(x, offsets, c, channels, width, sw, low, high, power, NARROW: tl.constexpr, COLUMNS: tl.constexpr):
     """The sums of all column lines over a row, and its squares added to ``power``."""
     row_sums = tl.zeros([low.shape[0], c.shape[0]], power.dtype)
-    for tile in range(TILES):
+    for tile in range(1 if NARROW else tl.cdiv(width, COLUMNS)):
         at = tile * COLUMNS
         pixels = _pixels(x + tl.cast(at, tl.int64) * sw, offsets, c, channels, width - at)
         member = _membership(low, high, at + tl.arange(0, COLUMNS), pixels.dtype)
@@ -95,16 +95,17 @@ def _row(x, offsets, c, channels, width, sw, low, high, power, TILES: tl.constex
 @triton.jit
 def _row_ahead(
     x, next_x, next_width, following, offsets, c, channels, width, sw, low, high, power,
-    TILES: tl.constexpr, COLUMNS: tl.constexpr,
+    NARROW: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The same from a first tile that was loaded before, and the first tile of the next row.
 
     Not by the compiler's stages: on Hopper they copy over a tile that a product of two-byte values may still read.
     """
     row_sums = tl.zeros([low.shape[0], c.shape[0]], power.dtype)
-    for tile in tl.range(TILES, num_stages=1):
+    tiles = 1 if NARROW else tl.cdiv(width, COLUMNS)
+    for tile in tl.range(tiles, num_stages=1):
         pixels, at = following, tile * COLUMNS
-        if tile + 1 < TILES:
+        if tile + 1 < tiles:
             row, left = x + tl.cast(at + COLUMNS, tl.int64) * sw, width - at - COLUMNS
         else:
             row, left = next_x, next_width
@@ -122,11 +123,12 @@ def _store_rows(to, rows, channels, c, values, mask):
 @triton.jit
 def _sum_strip(
     x, shape, sums, powers, valid, n, strip, c, channels, size,
-    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, TILES: tl.constexpr,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, NARROW: tl.constexpr,
     WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """What one strip of image n has of every row line, into ``size`` rows of ``sums``, and of the squares."""
-    height, width, sn, sc, sh, sw = shape
+    height, width = map_size(shape)
+    _, _, sn, sc, sh, sw = shape
     height, width = image_size(valid, n, height, width)
     line = tl.arange(0, LINES)
     cells, first, cell, tap, exists = lines(line, GRIDS, TAPS)
@@ -143,15 +145,16 @@ def _sum_strip(
     x += tl.cast(strip * STRIP, tl.int64) * sh
     if AHEAD:
         following = _pixels(x, offsets, c, channels, tl.where(strip * STRIP < end, width, 0))
-    for p in range(strip * STRIP, end):
+    # With several taps no register is left for what stays the same from row to row.
+    for p in tl.range(strip * STRIP, end, disable_licm=TAPS > 1):
         following_row = x + sh
         if AHEAD:
             left = tl.where(p + 1 < end, width, 0)
             row_sums, power, following = _row_ahead(
-                x, following_row, left, following, offsets, c, channels, width, sw, low, high, power, TILES, COLUMNS
+                x, following_row, left, following, offsets, c, channels, width, sw, low, high, power, NARROW, COLUMNS
             )
         else:
-            row_sums, power = _row(x, offsets, c, channels, width, sw, low, high, power, TILES, COLUMNS)
+            row_sums, power = _row(x, offsets, c, channels, width, sw, low, high, power, NARROW, COLUMNS)
         x = following_row
         grown = ()
         for a in tl.static_range(TAPS):
@@ -176,10 +179,10 @@ def _sum_strip(
                     _store_rows(sums, entry_of(first, cells, y, cell, a, tap, TAPS), channels, c, nothing, empty)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def sum_strips(
     maps, shapes, results, powers, valids, sizes, number, channels,
-    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, TILES: tl.constexpr,
+    GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, MOST: tl.constexpr, NARROW: tl.constexpr,
     WHOLE: tl.constexpr, STRIP: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
     ACC: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
@@ -189,12 +192,13 @@ def sum_strips(
     task = tl.program_id(0) // channel_blocks
     c = block * CHANNELS + tl.arange(0, CHANNELS)
     for m in tl.static_range(len(maps)):
-        strips = tl.cdiv(shapes[m][0], STRIP)
+        height, _ = map_size(shapes[m])
+        strips = tl.cdiv(height, STRIP)
         if (task >= 0) & (task < strips * number):
             n, strip = task // strips, task % strips
             _sum_strip(
                 maps[m], shapes[m], results[m], powers[m] + strip * number * channels, valids[m], n, strip, c,
-                channels, sizes[m], GRIDS, TAPS, LINES, MOST, TILES[m], WHOLE[m], STRIP, COLUMNS, ACC, AHEAD,
+                channels, sizes[m], GRIDS, TAPS, LINES, MOST, NARROW[m], WHOLE[m], STRIP, COLUMNS, ACC, AHEAD,
             )  # fmt: skip
         task -= strips * number
 
@@ -252,7 +256,7 @@ def _add_strips(
         tl.store(to_power + n.to(tl.int64) * channels + c, power, mask=c < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def add_strips(
     parts, powers, results, result_powers, valids, heights, sizes, number, channels, entries,
     GRIDS: tl.constexpr, TAPS: tl.constexpr, LINES: tl.constexpr, STRIP: tl.constexpr,
@@ -268,8 +272,8 @@ def add_strips(
     for m in tl.static_range(len(parts)):
         if (image >= m * number) & (image < (m + 1) * number):
             _add_strips(
-                parts[m], powers[m], results[m], result_powers[m], valids[m], heights[m], image - m * number, first, c,
-                number, channels, sizes[m], entries, GRIDS, TAPS, LINES, STRIP, ENTRIES, ACC,
+                parts[m], powers[m], results[m], result_powers[m], valids[m], size_of(heights[m]), image - m * number,
+                first, c, number, channels, sizes[m], entries, GRIDS, TAPS, LINES, STRIP, ENTRIES, ACC,
             )  # fmt: skip
 
 
@@ -299,14 +303,14 @@ def region_sums(
         sum_strips,
         tasks * blocks(channels, options["CHANNELS"]),
         tuple(maps),
-        tuple((*x.shape[2:], *x.stride()) for x in maps),
+        tuple(map(shape_of, maps)),
         *(tuple(column) for column in zip(*parts, strict=True)),
         tuple(valids),
         tuple(sizes),
         number,
         channels,
         MOST=lines.most,
-        TILES=tuple(blocks(x.shape[3], COLUMNS) for x in maps),
+        NARROW=tuple(x.shape[3] <= COLUMNS for x in maps),
         WHOLE=whole,
         COLUMNS=COLUMNS,
         AHEAD=maps[0].element_size() in AHEAD_SIZES,
@@ -322,7 +326,7 @@ def region_sums(
             tasks * blocks(channels, options["CHANNELS"]),
             *(tuple(found[m][i] for m in split) for found in (parts, results) for i in (0, 1)),
             tuple(valids[m] for m in split),
-            tuple(maps[m].shape[2] for m in split),
+            tuple(odd(maps[m].shape[2]) for m in split),
             tuple(sizes[m] for m in split),
             number,
             channels,
@@ -369,7 +373,8 @@ def spread_sums(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a tile of a map, row by row: of the lines that each pixel lies in, of its square, and others'."""
-    height, width, sn, sc, sh, sw = shape
+    height, width = map_size(shape)
+    _, _, sn, sc, sh, sw = shape
     to_n, to_c, to_h, to_w = to_strides
     c = tl.program_id(0) % tl.cdiv(channels, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     task = tl.program_id(0) // tl.cdiv(channels, CHANNELS)
@@ -430,7 +435,7 @@ def region_stats_backward(
         others,
         grad_x,
         valid,
-        (height, width, *x.stride()),
+        shape_of(x),
         grad_x.stride(),
         channels,
         lines.entries,

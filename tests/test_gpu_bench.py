@@ -281,12 +281,12 @@ def test_shares_compile_every_kernel_once(benchmark_of, monkeypatch, part, expec
 
     class Kernel:
         def __init__(self, kernel, arguments):
-            self.__name__ = kernel.__name__
-            self.key = kernel.__name__, warm.specialised(arguments)
+            self.__name__, self.params = kernel.__name__, kernel.params
+            self.key = warm.key_of(kernel, arguments, {})
 
         def warmup(self, *_, **options):
             del options["grid"]
-            compiled.append((*self.key, *sorted(options.items(), key=str)))
+            compiled.append((self.__name__, self.key, *sorted(options.items(), key=str)))
             return self
 
         run = None

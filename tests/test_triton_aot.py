@@ -33,6 +33,16 @@ def test_kernels_compile_without_spills_and_races(dtype, target):
         assert row.pending == 0, f"{kernel}, {name}, {target}: {row}"
 
 
+@pytest.mark.parametrize(
+    ("number", "first", "second", "count"),
+    [(1, (208, 288), (26, 36), 1), (16, (176, 256), (16, 48), 512), (3, (80, 65), (1, 64), 7)],
+)
+def test_other_sizes_compile_nothing_anew(number, first, second, count):
+    """Sizes and batches that are 1, multiples of 16 and neither: no step of a training waits for a compiler."""
+    known = triton_aot.specialisations(2, (201, 275), (27, 35), 300)
+    assert triton_aot.specialisations(number, first, second, count) == known
+
+
 def test_streaming_kernels_access_sixteen_bytes_at_a_time():
     """Of channels_last maps; the few narrow accesses are those of (N, C) tables."""
     found = triton_aot.streaming(torch.bfloat16)

@@ -70,8 +70,8 @@ def specialise(path, value, constants, attributes):
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
-def source_of(target, kernel, arguments, options):
-    """The kernel's source for these arguments, and the compiler's options for the target."""
+def specialisation(kernel, arguments, options):
+    """What Triton compiles a kernel for, given these arguments: types, constants and what it knows of the rest."""
     given = dict(zip(kernel.arg_names, arguments, strict=False))
     given |= {name: value for name, value in options.items() if name in kernel.arg_names}
     signature, constants, attributes = {}, {}, {}
@@ -80,8 +80,16 @@ def source_of(target, kernel, arguments, options):
         if parameter.is_constexpr:
             signature[parameter.name] = "constexpr"
             constants[(index,)] = value
+        elif parameter.do_not_specialize:
+            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
         else:
             signature[parameter.name] = specialise((index,), value, constants, attributes)
+    return signature, constants, attributes
+
+
+def source_of(target, kernel, arguments, options):
+    """The kernel's source for these arguments, and the compiler's options for the target."""
+    signature, constants, attributes = specialisation(kernel, arguments, options)
     compiler = {name: value for name, value in options.items() if name not in kernel.arg_names}
     if TARGETS[target].backend == "hip":
         compiler.pop("maxnreg", None)  # as zigzag.kernels.launch does
@@ -134,7 +142,8 @@ CHANNELS = 256
 
 
 def maps_of(dtype, *sizes, number=16, channels=CHANNELS, layout=torch.channels_last):
-    return [empty(number, channels, size, size, dtype=dtype).to(memory_format=layout) for size in sizes]
+    sizes = [size if isinstance(size, tuple) else (size, size) for size in sizes]
+    return [empty(number, channels, *size, dtype=dtype).to(memory_format=layout) for size in sizes]
 
 
 def call_stats(dtype, size, grids, halo, **options):
@@ -145,50 +154,50 @@ def call_stats(dtype, size, grids, halo, **options):
     region_stats_backward(x, sums, power, grids, halo, None, x)
 
 
-def call_codes(dtype, layout):
+def call_codes(dtype, layout, number=16, size=(119, 119)):
     from zigzag.kernels.region_codes import region_codes, region_codes_backward
 
     parameters = []
     for grid in GRIDS:
-        for size in (3, grid, grid):
-            parameters += [empty(256, 256, size, size, dtype=dtype).to(memory_format=layout), empty(256, dtype=dtype)]
-    sums = empty(16, 83 * 9, 256)
-    options = GRIDS, 119, 119, True, None
+        for side in (3, grid, grid):
+            parameters += [empty(256, 256, side, side, dtype=dtype).to(memory_format=layout), empty(256, dtype=dtype)]
+    sums = empty(number, 83 * 9, 256)
+    options = GRIDS, *size, True, None
     _, regions, hidden = region_codes(sums, parameters, *options)
     region_codes_backward(regions, sums, parameters, regions, hidden, *options)
 
 
-def call_norm(codes):
+def call_norm(codes, number=16, size=(119, 119)):
     from zigzag.kernels.region_norm import region_norm, region_norm_backward
 
     grids = GRIDS if codes else [1]
-    sums = empty(16, 83 * 9, 256)[:, 4::9] if codes else empty(16, 1, 256)
-    coded = empty(16, 83, 256) if codes else None
-    table, weight = empty(16, 256), empty(256)
-    scale, shift, moments = region_norm(sums, table, coded, weight, weight, grids, 32, 119, 119, 1e-5, None)
-    region_norm_backward(scale, shift, sums, coded, weight, moments, grids, 119, 119, 1e-5, None)
+    sums = empty(number, 83 * 9, 256)[:, 4::9] if codes else empty(number, 1, 256)
+    coded = empty(number, 83, 256) if codes else None
+    table, weight = empty(number, 256), empty(256)
+    scale, shift, moments = region_norm(sums, table, coded, weight, weight, grids, 32, *size, 1e-5, None)
+    region_norm_backward(scale, shift, sums, coded, weight, moments, grids, *size, 1e-5, None)
 
 
-def call_pathway(dtype, target, sources, *, padded=False, **options):
+def call_pathway(dtype, target, sources, *, number=16, padded=False, **options):
     from zigzag.kernels.dense_pathway import dense_pathway, dense_pathway_backward
 
-    base, *maps = maps_of(dtype, target, *sources, **options)
-    table, valid = empty(16, 256), empty(16, 2, dtype=torch.int64) if padded else None
+    base, *maps = maps_of(dtype, target, *sources, number=number, **options)
+    table, valid = empty(number, 256), empty(number, 2, dtype=torch.int64) if padded else None
     count = len(maps)
-    small = [empty(16, 83, 256)] * count, table, table, [table] * count, [table] * count, empty(256)
+    small = [empty(number, 83, 256)] * count, table, table, [table] * count, [table] * count, empty(256)
     end = valid, [valid] * count, GRIDS, True, True, False
     dense_pathway(base, maps, *small, base, *end)
     dense_pathway_backward(base, base, base, maps, *small, *end)
 
 
-def call_pool(dtype, groups, outputs, layout=torch.channels_last):
+def call_pool(dtype, groups, outputs, layout=torch.channels_last, *, number=2, size=(60, 60), count=512):
     from zigzag.kernels.position_sensitive_pool import position_sensitive_pool, position_sensitive_pool_backward
 
-    (x,) = maps_of(dtype, 60, number=2, channels=outputs * groups**2, layout=layout)
-    rois = empty(512, 5)
+    (x,) = maps_of(dtype, size, number=number, channels=outputs * groups**2, layout=layout)
+    rois = empty(count, 5)
     pooled = position_sensitive_pool(x, rois, 21, groups, 8, None)
     last = layout == torch.channels_last
-    position_sensitive_pool_backward(pooled, rois, 2, 60, 60, last, groups, 8, None)
+    position_sensitive_pool_backward(pooled, rois, number, *size, last, groups, 8, None)
 
 
 GRIDS = [3, 5, 7]
@@ -223,6 +232,24 @@ def launches(dtype, *, every=True):
             call_pathway(dtype, 119, (60, 30, 15), padded=True)
             call_pathway(dtype, 119, (60, 30, 15), layout=torch.contiguous_format)
     return list(found.values())
+
+
+def specialisations(number, first, second, count):
+    """What Triton compiles for a batch of channels_last maps of two levels, 16 x N channels, and for so many RoIs."""
+    found = set()
+
+    def catch(kernel, _grid, arguments, options):
+        found.add(repr((kernel.__name__, *specialisation(kernel, arguments, options))))
+
+    with launch.launches_to(catch):
+        for size in (first, second):
+            call_stats(torch.bfloat16, size, GRIDS, 1, number=number)
+        call_codes(torch.bfloat16, torch.contiguous_format, number, first)
+        call_norm(True, number, first)
+        call_pathway(torch.bfloat16, first, (second,) * 3, number=number)
+        call_pathway(torch.bfloat16, second, (first,) * 3, number=number)
+        call_pool(torch.bfloat16, 1, CHANNELS, number=number, size=first, count=count)
+    return found
 
 
 def streaming(dtype):
