@@ -80,7 +80,7 @@ def shards(count):
 def triton_kernels():
     """Names of all Triton functions; a kernel has its function's, and no namespace."""
     sources = (path.read_text() for path in sorted((ROOT / "zigzag" / "kernels").glob("*.py")))
-    return [name for source in sources for name in re.findall(r"@triton\.jit\ndef (\w+)", source)]
+    return [name for source in sources for name in re.findall(r"@triton\.jit(?:\(.*\))?\ndef (\w+)", source)]
 
 
 def bench(*parts):
