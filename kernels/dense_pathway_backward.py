@@ -301,6 +301,7 @@ def dense_pathway_backward(
     strides = tuple(None if x is None else x.stride() for x in (grad, grad_sum, base))
     small = tuple(codes), base_scale, base_shift, tuple(scales), tuple(shifts)
     shape, shapes = shape_of(like)[:2], tuple(shape_of(source) for source in sources)
+    sizes = tuple(map(odd, lengths))
     launch(
         spread,
         tasks,
@@ -319,7 +320,7 @@ def dense_pathway_backward(
         *strides,
         grad_base.stride(),
         shapes,
-        tuple(map(odd, lengths)),
+        sizes,
         number,
         channels,
         sum(k * k for k in grids),
@@ -346,7 +347,7 @@ def dense_pathway_backward(
             tuple(source_valid),
             shapes,
             tuple(shape_of(own) for own in grads),
-            tuple(map(odd, lengths)),
+            sizes,
             tuple(map(odd, firsts)),
             shape,
             number,

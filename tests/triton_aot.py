@@ -67,6 +67,11 @@ def specialise(path, value, constants, attributes):
         return "fp32"
     if value % 16 == 0:
         attributes[path] = [["tt.divisibility", 16]]
+    return integer(value)
+
+
+def integer(value):
+    """Triton's type of an integer argument."""
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
@@ -81,7 +86,7 @@ def specialisation(kernel, arguments, options):
             signature[parameter.name] = "constexpr"
             constants[(index,)] = value
         elif parameter.do_not_specialize:
-            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            signature[parameter.name] = integer(value)
         else:
             signature[parameter.name] = specialise((index,), value, constants, attributes)
     return signature, constants, attributes
@@ -235,7 +240,10 @@ def launches(dtype, *, every=True):
 
 
 def specialisations(number, first, second, count):
-    """What Triton compiles for a batch of channels_last maps of two levels, 16 x N channels, and for so many RoIs."""
+    """What Triton compiles for a batch of channels_last maps of two levels, and for so many RoIs.
+
+    Channels are a multiple of 16, so that all strides are, too, whatever the sizes.
+    """
     found = set()
 
     def catch(kernel, _grid, arguments, options):
