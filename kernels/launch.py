@@ -26,8 +26,8 @@ from torch import Tensor
 Options = dict[str, int]
 Hook = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], Any]
 
-# CHANNELS is the most: it is no more than the channels there are. A GPU's tile of float32 has half of the channels.
-# Where maxnreg is given, NVIDIA's assembler would rather spill than use so many registers.
+# CHANNELS is the most: it is no more than the channels there are. A GPU's tile of float32 has half of the channels, of
+# float64 a quarter. Where maxnreg is given, NVIDIA's assembler would rather spill than use so many registers.
 SHIPPED: dict[str, dict[str, Options]] = {
     "gpu": {  # a guess: not measured
         "region_stats": {"CHANNELS": 64, "num_warps": 8},
@@ -158,8 +158,8 @@ def tiles(kernel: str, like: Tensor, least_channels: int = 1, itemsize: int | No
         kernel = f"{kernel}.contiguous"
     options = dict(_trials.get(kernel) or _chosen(kernel, like))
     if "CHANNELS" in options:
-        narrow = like.device.type == "cpu" or (itemsize or like.element_size()) == 2
-        most = options["CHANNELS"] if narrow else options["CHANNELS"] // 2
+        width = 2 if like.device.type == "cpu" else itemsize or like.element_size()
+        most = max(options["CHANNELS"] * 2 // width, 1)
         options["CHANNELS"] = max(min(power_of_two(like.shape[1 if like.ndim == 4 else 2]), most), least_channels)
     if torch.version.hip is not None:
         options.pop("maxnreg", None)  # an option of NVIDIA's compiler alone

@@ -6,6 +6,7 @@ program (a process with Triton's interpreter cannot compile), it prints a table 
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -27,6 +28,8 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
     "gfx950": GPUTarget("hip", "gfx950", 64),
 }
+SHARED = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64, "gfx950": 160}
+"""KiB of shared memory that a block can have (CUDA programming guide, compute capabilities; AMD's CDNA 3 and 4 ISA)."""
 MEASURED = "sm_90"
 DTYPES = torch.bfloat16, torch.float16, torch.float32
 NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -143,6 +146,11 @@ def empty(*shape, dtype=torch.float32):
     return torch.empty(*shape, device="meta", dtype=dtype)
 
 
+def tables_of(dtype):
+    """Makes what is accumulated beside maps of a dtype: sums, codes, scales and shifts."""
+    return functools.partial(empty, dtype=launch.accumulation(dtype)[0])
+
+
 CHANNELS = 256
 
 
@@ -166,20 +174,19 @@ def call_codes(dtype, layout, number=16, size=(119, 119)):
     for grid in GRIDS:
         for side in (3, grid, grid):
             parameters += [empty(256, 256, side, side, dtype=dtype).to(memory_format=layout), empty(256, dtype=dtype)]
-    sums = empty(number, 83 * 9, 256)
+    sums = tables_of(dtype)(number, 83 * 9, 256)
     options = GRIDS, *size, True, None
     _, regions, hidden = region_codes(sums, parameters, *options)
     region_codes_backward(regions, sums, parameters, regions, hidden, *options)
 
 
-def call_norm(codes, number=16, size=(119, 119)):
+def call_norm(dtype, codes, number=16, size=(119, 119)):
     from zigzag.kernels.region_norm import region_norm, region_norm_backward
 
-    grids = GRIDS if codes else [1]
-    sums = empty(number, 83 * 9, 256)[:, 4::9] if codes else empty(number, 1, 256)
-    coded = empty(number, 83, 256) if codes else None
-    table, weight = empty(number, 256), empty(256)
-    scale, shift, moments = region_norm(sums, table, coded, weight, weight, grids, 32, *size, 1e-5, None)
+    grids, table = GRIDS if codes else [1], tables_of(dtype)
+    sums = table(number, 83 * 9, 256)[:, 4::9] if codes else table(number, 1, 256)
+    coded, weight = table(number, 83, 256) if codes else None, table(256)
+    scale, shift, moments = region_norm(sums, table(number, 256), coded, weight, weight, grids, 32, *size, 1e-5, None)
     region_norm_backward(scale, shift, sums, coded, weight, moments, grids, *size, 1e-5, None)
 
 
@@ -187,9 +194,9 @@ def call_pathway(dtype, target, sources, *, number=16, padded=False, **options):
     from zigzag.kernels.dense_pathway import dense_pathway, dense_pathway_backward
 
     base, *maps = maps_of(dtype, target, *sources, number=number, **options)
-    table, valid = empty(number, 256), empty(number, 2, dtype=torch.int64) if padded else None
-    count = len(maps)
-    small = [empty(number, 83, 256)] * count, table, table, [table] * count, [table] * count, empty(256)
+    made, valid = tables_of(dtype), empty(number, 2, dtype=torch.int64) if padded else None
+    count, table = len(maps), made(number, 256)
+    small = [made(number, 83, 256)] * count, table, table, [table] * count, [table] * count, made(256)
     end = valid, [valid] * count, GRIDS, True, True, False
     dense_pathway(base, maps, *small, base, *end)
     dense_pathway_backward(base, base, base, maps, *small, *end)
@@ -222,8 +229,8 @@ def launches(dtype, *, every=True):
         call_stats(dtype, 119, GRIDS, 1)
         call_stats(dtype, 119, [1], 0)
         call_codes(dtype, torch.contiguous_format)
-        call_norm(codes=True)
-        call_norm(codes=False)
+        call_norm(dtype, codes=True)
+        call_norm(dtype, codes=False)
         for target, sources in ((119, (60, 30, 15)), (15, (119, 60, 30))):
             call_pathway(dtype, target, sources)
         call_pool(dtype, 1, 256)
@@ -253,7 +260,7 @@ def specialisations(number, first, second, count):
         for size in (first, second):
             call_stats(torch.bfloat16, size, GRIDS, 1, number=number)
         call_codes(torch.bfloat16, torch.contiguous_format, number, first)
-        call_norm(True, number, first)
+        call_norm(torch.bfloat16, True, number, first)
         call_pathway(torch.bfloat16, first, (second,) * 3, number=number)
         call_pathway(torch.bfloat16, second, (first,) * 3, number=number)
         call_pool(torch.bfloat16, 1, CHANNELS, number=number, size=first, count=count)
