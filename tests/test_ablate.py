@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 pytest.importorskip("torchvision", reason="torchvision is not installed: zigzag[train]")
 pytest.importorskip("lightning", reason="lightning is not installed: zigzag[train]")
@@ -14,6 +15,7 @@ from segmentation_files import FEW, TINY
 
 from zigzag import cli
 from zigzag.data import shapes
+from zigzag.models import WeightsError
 from zigzag.tasks import ablate, curves
 from zigzag.tasks.guard import NonFiniteError
 
@@ -58,6 +60,23 @@ def test_what_is_printed_is_written_with_the_seeds_that_failed(tmp_path, capsys,
     assert "| fused | 50.00 | 1 | 12.5 |" in written
     assert "- fused, seed 1: step 3: the loss is nan" in written
     assert written == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), WeightsError("no such context")])
+def test_the_other_variants_are_run_where_one_fails(tmp_path, capsys, monkeypatch, error):
+    def miou(folder, _words):
+        if folder.parent.name == "eager":
+            raise error
+        return 0.5
+
+    variants = {"first": {}, "eager": {}, "last": {}}
+    monkeypatch.setitem(ablate.SETS, "kernels", ("Kernels", variants))
+    monkeypatch.setattr(ablate, "_miou", miou)
+    monkeypatch.setattr(curves, "draw", lambda *_: None)
+    assert cli.main(["ablate", "--set=kernels", "--config=shapes_tiny", f"--out={tmp_path}"]) == 1
+    shown = capsys.readouterr().out
+    assert "| eager | failed | 0 | - |\n| last | 50.00 | 1 | - |" in shown
+    assert f"- eager, seed 0: {error}" in shown
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,22 @@ def test_without_a_checkpoint_nothing_is_evaluated(words, capsys):
     assert f"--ckpt_path must name the checkpoint to {words[0]}, got none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [([], "predict: name one or more photographs"), (["."], "predict: . is a folder; name the photographs in it")],
+)
+def test_what_cannot_be_predicted(trained, tmp_path, capsys, names, message):
+    words = ["--ckpt_path", str(trained["semantic"]), f"--trainer.default_root_dir={tmp_path}"]
+    assert cli.main(["predict", *names, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_callback_beside_the_average(tmp_path):
+    words = ["--ema=0.5", "--trainer.callbacks=LearningRateMonitor"]
+    assert fit(TASKS["semantic"], tmp_path, *words, steps=1, every=1) == 0
+    assert curves.read(tmp_path, "lr-SGD/pg1")
+
+
 REFUSED = {
     "cut off": "bytes, is cut off or of another kind",
     "empty": "of 0 bytes, is cut off or of another kind",
@@ -181,7 +197,7 @@ REFUSED = {
     "tensor": "holds one Tensor; expected a checkpoint",
     "weights": "holds no state_dict and no pytorch-lightning_version",
     "other tensors": "holds more than tensors",
-    "code": "cannot be read: Weights only load failed",
+    "code": "cannot be read: it holds other than tensors and plain values: shutil.rmtree; expected",
     "zeroed": "is damaged: .* has another checksum",
 }
 
@@ -230,10 +246,12 @@ def test_the_checkpoint_of_another_network(trained, tmp_path, capsys, task):
     assert not (tmp_path / "run").exists()
 
 
-def test_training_goes_on_from_nothing_less_than_a_whole_checkpoint(trained, tmp_path):
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("key", ["optimizer_states", "lr_schedulers", "loops"])
+def test_training_goes_on_from_nothing_less_than_a_whole_checkpoint(trained, tmp_path, key, empty):
     content = torch.load(trained["semantic"], weights_only=True)
-    del content["optimizer_states"]
-    torch.save(content, tmp_path / "weights.ckpt")
+    held = content.pop(key)
+    torch.save({**content, key: type(held)()} if empty else content, tmp_path / "weights.ckpt")
     read_checkpoint(tmp_path / "weights.ckpt", resumes=False)
-    with pytest.raises(WeightsError, match="holds no optimizer_states"):
+    with pytest.raises(WeightsError, match=f"holds no {key}"):
         read_checkpoint(tmp_path / "weights.ckpt", resumes=True)

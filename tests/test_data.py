@@ -226,6 +226,17 @@ class TestChecks:
         with pytest.raises(DataError, match=r"1.jpg and 1.png: both images would have the mask 1.png"):
             open_source("folder", str(tmp_path), "train", ["x", "y", "z"])
 
+    def test_a_list_with_a_name_twice(self, tmp_path):
+        voc_set(tmp_path, names=("a", "b", "a"))
+        with pytest.raises(DataError, match=r"train.txt: names must differ from each other, got 'a' twice"):
+            open_source("voc", str(tmp_path), "train")
+
+    def test_a_list_with_a_byte_order_mark(self, tmp_path):
+        path = voc_set(tmp_path) / "ImageSets/Segmentation/train.txt"
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+        source = open_source("voc", str(tmp_path), "train")
+        assert [source.name(i) for i in range(len(source))] == ["a", "b"]
+
     def test_a_list_that_is_no_text(self, tmp_path):
         (voc_set(tmp_path) / "ImageSets/Segmentation/train.txt").write_bytes("a\nb\xe9\n".encode("latin-1"))
         with pytest.raises(DataError, match=r"Segmentation/train.txt: the list must be text in UTF-8"):

@@ -306,11 +306,20 @@ class TestFailures:
             ("--data.train=foo", "must be one of train, val, test, got 'foo'"),
             ("--data.batch_size=0", "data.batch_size must be 1 or more, got 0"),
             ("--trainer.accumulate_grad_batches=4", "must be a multiple of trainer.accumulate_grad_batches (4), as it"),
+            ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be 1 or more, got 0"),
+            ("--trainer.val_check_interval=0", "trainer.val_check_interval must be above 0, got 0"),
+            (
+                "--trainer.overfit_batches=1",
+                "trainer.overfit_batches must be 0: batches are drawn by seed and step",
+            ),
+            ("--data={batch_size: null}", "data.batch_size must have a value, got null"),
+            ("--model={network: {neck: null}}", "model.network.neck must have a value, got null"),
+            ("--model.recipe={momentum: null}", "model.recipe.momentum must have a value, got null"),
             ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val must be 0 or more, or null, got -1"),
             ("--trainer.precision=bf16-true", "trainer.precision must be one of 32-true, 64-true, bf16-mixed, "),
             ("--ema=2", "ema must be a decay from 0 to 1, or null, got 2"),
             ("--ema=.nan", "ema must be a decay from 0 to 1, or null, got nan"),
-            ("--trainer.max_steps=-1", "trainer.max_steps must say how many steps to train, got -1"),
+            ("--trainer.max_steps=-1", "trainer.max_steps must be 0 or more: how many steps to train, got -1"),
             ("--model.recipe.momentum=-1", "recipe.momentum must be from 0 to below 1, got -1"),
             ("--model.network.backbone.weights=IMAGENET1K_V1", "IMAGENET1K_V1 of resnet18 cannot be fetched"),
             ("--model.network.backbone.name=transformers:no/such", "transformers"),
@@ -325,6 +334,7 @@ class TestFailures:
             status = refused.code
         assert status == 2
         assert message in capsys.readouterr().err
+        assert not (tmp_path / "config.yaml").exists()
 
     @pytest.mark.parametrize("devices", [1, 2])
     def test_synchronised_norm_on_cpus(self, tmp_path, capsys, monkeypatch, devices):

@@ -142,6 +142,8 @@ class ImageData(pl.LightningDataModule):
                     raise DataError(f"predict: the pictures of {both} would have one name, {path.stem}.png")
                 names[path.stem] = path
             for path in self.images:
+                if path.is_dir():
+                    raise DataError(f"predict: {path} is a folder; name the photographs in it")
                 image_size(path)
 
     def train_dataloader(self) -> DataLoader[Item]:
@@ -150,7 +152,7 @@ class ImageData(pl.LightningDataModule):
         source = self.source("train")
         accumulated = trainer.accumulate_grad_batches
         if trainer.max_steps < 0:
-            raise DataError(f"trainer.max_steps must say how many steps to train, got {trainer.max_steps}")
+            raise DataError(f"trainer.max_steps must be 0 or more: how many steps to train, got {trainer.max_steps}")
         batches = StepBatches(
             len(source),
             self.batch_size,

@@ -153,10 +153,13 @@ def _names(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such list")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except ValueError as error:
         raise DataError(f"{path}: the list must be text in UTF-8: {error}") from error
-    return [Path(line.split()[0]).stem for line in lines if line.strip()]
+    names = [Path(line.split()[0]).stem for line in lines if line.strip()]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{path}: names must differ from each other, got {twice[0]!r} twice")
+    return names
 
 
 def _image(folder: Path, name: str) -> Path:

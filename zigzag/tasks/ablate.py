@@ -20,7 +20,6 @@ from zigzag.errors import first_line
 from zigzag.files import write_text
 from zigzag.models import NeckOptions
 from zigzag.tasks import cli, curves
-from zigzag.tasks.guard import NonFiniteError
 
 Options = Mapping[str, Any]
 Results = dict[str, list[float]]
@@ -135,8 +134,10 @@ def run(
             try:
                 results[name].append(_miou(folder, words))
                 runs[name].append(folder)
-            except NonFiniteError as error:
-                failures.setdefault(name, []).append(f"seed {seed}: {error}")
+            except (RuntimeError, *cli.BAD_INPUT) as error:
+                if isinstance(error, cli.BAD_INPUT) and not any(results.values()):
+                    raise DataError(f"{name}: {error}") from error  # what the first run cannot use none can
+                failures.setdefault(name, []).append(f"seed {seed}: {first_line(error)}")
             _write(out / chosen, table(chosen, results, failures, paper), runs, SETS[chosen][0])
     return results, failures
 
@@ -158,8 +159,6 @@ def _miou(folder: Path, words: Sequence[str]) -> float:
     if not done.is_file():
         last = folder / "checkpoints" / "last.ckpt"
         resume = ["--ckpt_path", str(last)] if last.is_file() else []
-        if not resume:
-            (folder / "config.yaml").unlink(missing_ok=True)
         command = cli.run(["fit", *words, *resume])
         _part_from_processes(command.trainer)
         miou = command.trainer.callback_metrics.get("val/miou")

@@ -12,7 +12,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from torch.optim import Optimizer
 
 from zigzag.data.source import summary
 from zigzag.errors import first_line
@@ -38,6 +40,17 @@ class Checkpoints(ModelCheckpoint):
         """Keep the last: steps that no validation followed. Later an average has taken the place of the weights."""
         super().on_train_epoch_end(trainer, pl_module)
         self._keep_last(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Keep the last where SIGTERM ends the run between two steps."""
+        super().on_exception(trainer, pl_module, exception)
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if isinstance(exception, SIGTERMException) and batches % trainer.accumulate_grad_batches == 0:
+            self._keep_last(trainer)
+
+    def _monitor_candidates(self, trainer: pl.Trainer) -> dict[str, Tensor]:
+        """What names and scores of checkpoints are made of; ``step`` is the steps taken, as in the checkpoint."""
+        return super()._monitor_candidates(trainer) | {"step": torch.tensor(trainer.global_step)}
 
     def _keep_last(self, trainer: pl.Trainer) -> None:
         if self.save_last and not self._should_skip_saving_checkpoint(trainer):
@@ -67,10 +80,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         path: its file.
         state: the model's tensors by name, read when they are used.
+        groups: how many parameters every group of its optimiser has; None where training does not go on from it.
     """
 
     path: Path
     state: Mapping[str, Tensor]
+    groups: list[int] | None
 
     def check(self, model: pl.LightningModule) -> None:
         """Hold names and shapes against a model's.
@@ -87,6 +102,20 @@ class Checkpoint(NamedTuple):
         if found:
             count = f"{len(found)} tensors of {str(self.path)!r} are not those of the network that the fields describe"
             raise WeightsError(summary(f"--ckpt_path: {count}", found))
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Hold the parameters that learn against those that an optimiser is of.
+
+        Raises:
+            WeightsError: there are more or fewer.
+        """
+        own = [len(group["params"]) for group in optimizer.param_groups]
+        if self.groups is not None and self.groups != own:
+            there = (
+                f"{self.groups} parameters learn in {str(self.path)!r}, {own} in the network that the fields describe"
+            )
+            fields = "model.network.backbone.norm and freeze_at, and optimizer, must be those of its run"
+            raise WeightsError(f"--ckpt_path: {there}: {fields}")
 
 
 def read_checkpoint(path: Path, *, resumes: bool) -> Checkpoint:
@@ -116,13 +145,14 @@ def read_checkpoint(path: Path, *, resumes: bool) -> Checkpoint:
         raise WeightsError(f"--ckpt_path: {str(path)!r} is damaged: {damaged} has another checksum; {expected}")
     if not isinstance(content, Mapping):
         raise WeightsError(f"--ckpt_path: {str(path)!r} holds one {type(content).__name__}; {expected}")
-    missing = [key for key in (_KEYS_TO_GO_ON if resumes else _KEYS) if key not in content]
+    missing = [key for key in (_KEYS_TO_GO_ON if resumes else _KEYS) if not content.get(key)]
     if missing:
         raise WeightsError(f"--ckpt_path: {str(path)!r} holds no {' and no '.join(missing)}; {expected}")
     state = content["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"--ckpt_path: state_dict of {str(path)!r} holds more than tensors by name; {expected}")
-    return Checkpoint(path, state)
+    groups = [len(group["params"]) for group in content["optimizer_states"][0]["param_groups"]] if resumes else None
+    return Checkpoint(path, state, groups)
 
 
 def without_weights(model: type[pl.LightningModule], *positional: Any, network: Any, **fields: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import string
 import sys
 import warnings
@@ -18,12 +19,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from zigzag.data import DataError, InstanceData, SegmentationData
 from zigzag.files import write_text
 from zigzag.models import WeightsError
+from zigzag.tasks import checks
 from zigzag.tasks.checkpoints import Checkpoint, Checkpoints, WholeFiles, read_checkpoint, without_weights
 from zigzag.tasks.guard import FiniteGuard, NonFiniteError
 from zigzag.tasks.instances import InstanceSegmentation
@@ -68,7 +69,9 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit":
             return
         path = Path(trainer.log_dir or ".") / self.config_filename
-        if trainer.strategy.broadcast(path.exists() and not self.overwrite):
+        folders = path.parent / "checkpoints", Path(self.config.checkpoint.dirpath or path.parent)
+        kept = any(any(folder.glob("*.ckpt")) for folder in folders)  # without one there is nothing to go on from
+        if trainer.strategy.broadcast(path.exists() and kept and not self.overwrite):
             there = f"{path.parent} holds a run, config.yaml and all"
             raise DataError(f"{there}: name another --trainer.default_root_dir, or go on with its own --ckpt_path")
         if trainer.is_global_zero:
@@ -128,9 +131,11 @@ class ZigZagCLI(LightningCLI):
         super().parse_arguments(parser, args)
         command = self.config.subcommand
         config = self.config[command]
-        _check_seed(config.seed_everything)
-        _check_average(config.ema)
-        _check_folder(config.trainer.default_root_dir)
+        for name, of in (("model", self.task.model), ("data", self.task.data)):
+            checks.check_values(config[name], of, name)
+        checks.check_seed(config.seed_everything)
+        checks.check_average(config.ema)
+        checks.check_folder(config.trainer.default_root_dir)
         path = config.ckpt_path
         own = path is not None and _below(path, config.trainer.default_root_dir or ".", config.checkpoint.dirpath)
         self.save_config_kwargs = {"overwrite": own}  # the run goes on
@@ -158,11 +163,14 @@ class ZigZagCLI(LightningCLI):
         if monitor is not None and monitor not in self.model.monitored:
             known = ", ".join(self.model.monitored)
             raise MisconfigurationException(f"checkpoint.monitor must be null or one of {known}, got {monitor!r}")
-        _check_norm(self.model, self.trainer)
-        _check_interval(self.trainer)
-        _check_numbers(self.trainer)
+        checks.check_norm(self.model, self.trainer)
+        checks.check_numbers(self.trainer)
+        if self.subcommand == "fit":
+            checks.check_steps(self.trainer)
         if self.checkpoint is not None:
             self.checkpoint.check(self.model)
+            if self._get(self.config, "optimizer") is None:
+                self.checkpoint.check_optimizer(self.model.optimizer_of_recipe())
             self.checkpoint = None  # training may write its file anew
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -176,12 +184,17 @@ class ZigZagCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(folder, name="", version="") if fits else False
         decay = self._get(self.config_init, "ema")
         if decay is not None and fits:
-            kwargs["callbacks"] = [*(config.get("callbacks") or []), EMAWeightAveraging(decay=decay)]
+            given = config.get("callbacks") or []
+            others = given if isinstance(given, list) else [given]
+            kwargs["callbacks"] = [*others, EMAWeightAveraging(decay=decay)]
         return super().instantiate_trainer(**kwargs)
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a command line that begins with one of `COMMANDS`; return 0, 1 for a run that failed, 2 for bad input."""
+    """Run a command line that begins with one of `COMMANDS`; return its exit status.
+
+    0, 1 for a run that failed, 2 for bad input, 143 for one that SIGTERM ended, as shells count.
+    """
     command = words[0]
     _quiet()
     try:
@@ -189,6 +202,9 @@ def main(words: Sequence[str]) -> int:
     except NonFiniteError as error:
         print(f"zigzag {command}: stopped: {error}", file=sys.stderr)
         return 1
+    except SIGTERMException:
+        print(f"zigzag {command}: stopped by SIGTERM", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except (*BAD_INPUT, OSError) as error:
         print(f"zigzag {command}: error: {error}", file=sys.stderr)
         return 2
@@ -322,58 +338,9 @@ def _config_of(checkpoint: Path) -> Path:
     raise DataError(f"--config: none was given, and there is none beside {str(checkpoint)!r}")
 
 
-def _check_norm(model: pl.LightningModule, trainer: pl.Trainer) -> None:
-    """Raise where processes on CPUs would have to share a norm's statistics, which torch has for GPUs alone."""
-    shared = isinstance(trainer.strategy, DDPStrategy) or trainer.world_size > 1
-    on_cpus = shared and trainer.strategy.root_device.type == "cpu"
-    if on_cpus and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
-        expected = "'batch' or 'frozen' where several processes train on CPUs"
-        raise MisconfigurationException(f"model.network.backbone.norm must be {expected}, got 'sync', which needs GPUs")
-
-
-def _check_interval(trainer: pl.Trainer) -> None:
-    """Raise where a validation, from whose checkpoint training can go on, would come amid a step."""
-    interval, batches = trainer.val_check_interval, trainer.accumulate_grad_batches
-    if isinstance(interval, int) and interval % batches != 0:
-        expected = f"a multiple of trainer.accumulate_grad_batches ({batches}), as it counts batches"
-        raise MisconfigurationException(f"trainer.val_check_interval must be {expected}, got {interval}")
-
-
-def _check_numbers(trainer: pl.Trainer) -> None:
-    """Raise for numbers that images are not given in, or that turn gradients round."""
-    precisions = ("32-true", "64-true", "bf16-mixed", "16-mixed")
-    if trainer.precision not in precisions:
-        expected = f"one of {', '.join(precisions)}, for which images are float32 or float64"
-        raise MisconfigurationException(f"trainer.precision must be {expected}, got {trainer.precision!r}")
-    clip = trainer.gradient_clip_val
-    if clip is not None and not clip >= 0:
-        raise MisconfigurationException(f"trainer.gradient_clip_val must be 0 or more, or null, got {clip}")
-
-
 def _below(path: str, *folders: str | None) -> bool:
     """Whether a file lies in one of these folders, however deep."""
     return any(folder is not None and Path(folder).resolve() in Path(path).resolve().parents for folder in folders)
-
-
-def _check_seed(seed: Any) -> None:
-    """Raise unless Lightning can seed every generator with it."""
-    if not 0 <= seed < 2**32:
-        raise MisconfigurationException(f"seed_everything must be from 0 to {2**32 - 1}, got {seed}")
-
-
-def _check_average(decay: float | None) -> None:
-    """Raise unless it weighs two values."""
-    if decay is not None and not 0 <= decay <= 1:
-        raise MisconfigurationException(f"ema must be a decay from 0 to 1, or null, got {decay}")
-
-
-def _check_folder(folder: str | None) -> None:
-    """Raise where a file stands in the place of the folder to write to, or of one that it is in."""
-    path = Path(folder or ".")
-    files = [str(place) for place in (path, *path.parents) if place.is_file()]
-    if files:
-        wrong = f"got {folder!r}: {files[0]} is a file"
-        raise MisconfigurationException(f"trainer.default_root_dir must be a folder, {wrong}")
 
 
 def _quiet() -> None:

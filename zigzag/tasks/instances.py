@@ -10,14 +10,14 @@ import torch
 import torch.distributed
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD
 
 from zigzag.models import Detector, DetectorConfig, build_detector
 from zigzag.tasks.coco_scores import KINDS, NAMES, CocoScores, Kind, Result, evaluate, pasted, results_of, write
 from zigzag.tasks.guard import finite
 from zigzag.tasks.instance_pictures import Shown, drawn
 from zigzag.tasks.pictures import Pixels, save
-from zigzag.tasks.recipe import Recipe
+from zigzag.tasks.recipe import Recipe, Schedule
 
 Item = dict[str, Any]
 
@@ -57,12 +57,15 @@ class InstanceSegmentation(pl.LightningModule):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
+    def optimizer_of_recipe(self) -> SGD:
+        """SGD as the recipe has it."""
+        return self.recipe.optimizer(self.network.backbone.backbone.parameters(), self.network.new_parameters())
+
     def configure_optimizers(self) -> Any:
         """SGD with the recipe's learning rate, which changes every step."""
-        old = self.network.backbone.backbone.parameters()
-        optimizer = self.recipe.optimizer(old, self.network.new_parameters())
-        scheduler = LambdaLR(optimizer, lambda step: self.recipe.factor(step, self.trainer.max_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        optimizer = self.optimizer_of_recipe()
+        schedule = Schedule(optimizer, self.recipe, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Say what became of the weights, key by key."""

@@ -6,7 +6,8 @@ from math import inf
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,26 @@ class Recipe:
             groups.append({"params": weights, "lr": rate, "weight_decay": self.weight_decay})
             groups.append({"params": others, "lr": rate, "weight_decay": 0.0})
         return SGD([group for group in groups if group["params"]], lr=self.learning_rate, momentum=self.momentum)
+
+
+class Schedule(LambdaLR):
+    """A recipe's learning rate, step by step. A run that goes on takes what its fields say now, from where it stands.
+
+    Args:
+        optimizer: from `Recipe.optimizer`.
+        recipe: whose it is.
+        steps: of the whole run.
+    """
+
+    def __init__(self, optimizer: Optimizer, recipe: Recipe, steps: int) -> None:
+        fields = "momentum", "weight_decay", "initial_lr"
+        super().__init__(optimizer, lambda step: recipe.factor(step, steps))
+        self.fields = [{name: group[name] for name in fields} for group in optimizer.param_groups]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the step of a checkpoint, and give the optimiser, whose state was loaded before, the fields of now."""
+        super().load_state_dict({**state_dict, "base_lrs": self.base_lrs, "fields": self.fields})
+        rates = [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        for group, fields, rate in zip(self.optimizer.param_groups, self.fields, rates, strict=True):
+            group.update(fields, lr=rate)
+        self._last_lr = rates

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from zigzag.data.classes import VOID, Colour, voc_palette
@@ -27,7 +27,7 @@ from zigzag.tasks.guard import finite
 from zigzag.tasks.inference import PAPER_SCALES, Inference, segment
 from zigzag.tasks.metrics import Scores
 from zigzag.tasks.pictures import overlay, save, with_legend
-from zigzag.tasks.recipe import Recipe
+from zigzag.tasks.recipe import Recipe, Schedule
 
 
 class SemanticSegmentation(pl.LightningModule):
@@ -79,13 +79,15 @@ class SemanticSegmentation(pl.LightningModule):
 
     # --- training ---------------------------------------------------------------------------------------------------
 
+    def optimizer_of_recipe(self) -> SGD:
+        """SGD as the recipe has it."""
+        return self.recipe.optimizer(self.network.backbone.parameters(), self.network.new_parameters())
+
     def configure_optimizers(self) -> Any:
         """SGD with the recipe's learning rate, which changes every step."""
-        new = list(self.network.new_parameters())
-        optimizer = self.recipe.optimizer(self.network.backbone.parameters(), new)
-        steps = self.trainer.max_steps
-        scheduler = LambdaLR(optimizer, lambda step: self.recipe.factor(step, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        optimizer = self.optimizer_of_recipe()
+        schedule = Schedule(optimizer, self.recipe, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Say what became of the weights, key by key."""
