@@ -159,7 +159,7 @@ def tiles(kernel: str, like: Tensor, least_channels: int = 1, itemsize: int | No
     options = dict(_trials.get(kernel) or _chosen(kernel, like))
     if "CHANNELS" in options:
         width = 2 if like.device.type == "cpu" else itemsize or like.element_size()
-        most = max(options["CHANNELS"] * 2 // width, 1)
+        most = options["CHANNELS"] * 2 // width
         options["CHANNELS"] = max(min(power_of_two(like.shape[1 if like.ndim == 4 else 2]), most), least_channels)
     if torch.version.hip is not None:
         options.pop("maxnreg", None)  # an option of NVIDIA's compiler alone

@@ -35,6 +35,16 @@ def poisoned_memory():
     torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
+@pytest.fixture
+def few_images(monkeypatch):
+    """Generated shapes of a few images, for training in seconds; needs zigzag[train]."""
+    from segmentation_files import FEW
+
+    from zigzag.data import shapes
+
+    monkeypatch.setattr(shapes, "COUNTS", FEW)
+
+
 # Triton's interpreter takes CPU tensors; it must be chosen before Triton is imported, so for the whole process.
 if os.environ.get("TRITON_INTERPRET") == "1":
     stand_ins.interpret_triton()

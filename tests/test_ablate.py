@@ -11,18 +11,14 @@ pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: zigza
 pytest.importorskip("tensorboard", reason="tensorboard is not installed: zigzag[train]")
 
 from runs import call
-from segmentation_files import FEW, TINY
+from segmentation_files import TINY
 
 from zigzag import cli
-from zigzag.data import shapes
 from zigzag.models import WeightsError
 from zigzag.tasks import ablate, curves
 from zigzag.tasks.guard import NonFiniteError
 
-
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch):
-    monkeypatch.setattr(shapes, "COUNTS", FEW)
+pytestmark = pytest.mark.usefixtures("few_images")
 
 
 def test_a_set_is_run_once_and_tabled(tmp_path, capsys, monkeypatch):

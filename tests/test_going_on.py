@@ -22,10 +22,7 @@ from zigzag.tasks import curves
 from zigzag.tasks.guard import FiniteGuard
 from zigzag.tasks.recipe import Recipe, Schedule
 
-
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch):
-    monkeypatch.setattr(shapes, "COUNTS", FEW)
+pytestmark = pytest.mark.usefixtures("few_images")
 
 
 @pytest.fixture(scope="module")

@@ -30,10 +30,7 @@ from zigzag.data import shapes
 from zigzag.tasks import curves, semantic
 from zigzag.tasks.cli import CONFIGS
 
-
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch):
-    monkeypatch.setattr(shapes, "COUNTS", FEW)
+pytestmark = pytest.mark.usefixtures("few_images")
 
 
 fit = partial(run_fit, TINY, steps=4)

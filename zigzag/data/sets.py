@@ -74,8 +74,13 @@ def _check_names(classes: Sequence[str]) -> None:
     if not 2 <= len(classes) <= VOID:
         expected = f"of a folder, in the order of their labels: from 2 to {VOID} of them, {VOID} being void"
         raise DataError(f"data.class_names must name the classes {expected}; got {len(classes) or 'none'}")
-    if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise DataError(f"data.class_names must differ from each other, got {twice[0]!r} twice")
+    _check_differ("data.class_names", classes)
+
+
+def _check_differ(what: str, names: Sequence[str]) -> None:
+    """Find a name that stands twice."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{what} must differ from each other, got {twice[0]!r} twice")
 
 
 def _voc(root: Path, split: str) -> Source:
@@ -157,8 +162,7 @@ def _names(path: Path) -> list[str]:
     except ValueError as error:
         raise DataError(f"{path}: the list must be text in UTF-8: {error}") from error
     names = [Path(line.split()[0]).stem for line in lines if line.strip()]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise DataError(f"{path}: names must differ from each other, got {twice[0]!r} twice")
+    _check_differ(f"{path}: names", names)
     return names
 
 

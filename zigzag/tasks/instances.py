@@ -17,7 +17,7 @@ from zigzag.tasks.coco_scores import KINDS, NAMES, CocoScores, Kind, Result, eva
 from zigzag.tasks.guard import finite
 from zigzag.tasks.instance_pictures import Shown, drawn
 from zigzag.tasks.pictures import Pixels, save
-from zigzag.tasks.recipe import Recipe, Schedule
+from zigzag.tasks.recipe import Recipe
 
 Item = dict[str, Any]
 
@@ -63,9 +63,7 @@ class InstanceSegmentation(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """SGD with the recipe's learning rate, which changes every step."""
-        optimizer = self.optimizer_of_recipe()
-        schedule = Schedule(optimizer, self.recipe, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.recipe.scheduled(self.optimizer_of_recipe(), self.trainer.max_steps)
 
     def on_fit_start(self) -> None:
         """Say what became of the weights, key by key."""

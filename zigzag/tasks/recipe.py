@@ -76,6 +76,11 @@ class Recipe:
             groups.append({"params": others, "lr": rate, "weight_decay": 0.0})
         return SGD([group for group in groups if group["params"]], lr=self.learning_rate, momentum=self.momentum)
 
+    def scheduled(self, optimizer: SGD, steps: int) -> dict[str, Any]:
+        """Its optimiser with a learning rate that changes every step of ``steps``, as Lightning takes them."""
+        schedule = Schedule(optimizer, self, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
 
 class Schedule(LambdaLR):
     """A recipe's learning rate, step by step. A run that goes on takes what its fields say now, from where it stands.

@@ -27,7 +27,7 @@ from zigzag.tasks.guard import finite
 from zigzag.tasks.inference import PAPER_SCALES, Inference, segment
 from zigzag.tasks.metrics import Scores
 from zigzag.tasks.pictures import overlay, save, with_legend
-from zigzag.tasks.recipe import Recipe, Schedule
+from zigzag.tasks.recipe import Recipe
 
 
 class SemanticSegmentation(pl.LightningModule):
@@ -85,9 +85,7 @@ class SemanticSegmentation(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """SGD with the recipe's learning rate, which changes every step."""
-        optimizer = self.optimizer_of_recipe()
-        schedule = Schedule(optimizer, self.recipe, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.recipe.scheduled(self.optimizer_of_recipe(), self.trainer.max_steps)
 
     def on_fit_start(self) -> None:
         """Say what became of the weights, key by key."""
