@@ -2,6 +2,7 @@
 #   make bench      the neck beside stock PyTorch: results checked, a table, a picture   (BENCH_ARGS="--image photo.jpg")
 #   make test       the tests                                                            (TEST_ARGS="-k region_stats")
 #   make test-triton  of those, the Triton kernels under Triton's interpreter, a process of its own
+#   make test-ptx     of those, the GPU kernels as the PTX that their compilers make of them  (PTX_TESTS="tests -k triton")
 #   make gate       fails where the kernels became slower than at the baseline commit  (GATE_ARGS="--against main")
 #   make gpu        on a machine with a GPU, with its own Python: builds, tests, benchmark   (GPU_PARTS="parity bench")
 #   make build      the compiled part alone, only what changed
@@ -17,6 +18,8 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 CXX ?= c++
 VENV ?= .venv
 TEST_ARGS ?=
+PTX_TARGET ?= sm_90
+PTX_TESTS ?= tests/test_kernels_as_ptx.py
 BENCH_ARGS ?=
 GATE_ARGS ?=
 SANITIZE_TESTS ?= -k "(cpu or cuda or hopper) and not compile and not emulation and not binary and not races"
@@ -33,7 +36,7 @@ native_sources := CMakeLists.txt setup.py csrc/build_info.h.in $(cxx_files)
 export CXX
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help test test-triton bench gate gpu build lint format types sanitize wheel sdist test-wheel clean distclean
+.PHONY: help test test-triton test-ptx bench gate gpu build lint format types sanitize wheel sdist test-wheel clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -42,12 +45,17 @@ help:
 test: build $(emulated)
 	@echo "==> Running the tests"
 	@$(python) -m pytest -n auto $(TEST_ARGS)
-	@$(if $(TEST_ARGS),,$(MAKE) --no-print-directory test-triton)
+	@$(if $(TEST_ARGS),,$(MAKE) --no-print-directory test-triton test-ptx)
 
 # Triton's interpreter is chosen for a whole process, before Triton is imported.
 test-triton: build
 	@echo "==> Running the tests of the Triton kernels under Triton's interpreter"
 	@TRITON_INTERPRET=1 $(python) -m pytest -n auto tests/test_triton_interpreter.py
+
+# So is what the GPU backends' kernels run as.
+test-ptx: build $(emulated)
+	@echo "==> Running the tests of the GPU kernels as PTX"
+	@ZIGZAG_PTX=$(PTX_TARGET) $(python) -m pytest -n auto $(PTX_TESTS)
 
 bench: build
 	@echo "==> Running the benchmark"
@@ -91,10 +99,10 @@ $(library): $(native_sources) $(stamps)/package
 	@$(python) setup.py --quiet build_ext --inplace
 	@touch $@
 
-# The CUDA kernels for the CPU, which the tests run.
+# The CUDA kernels for the CPU, which the tests run: by an emulation and, where there is an nvcc, as PTX.
 $(emulated): $(library) $(wildcard tests/native/*)
 	@echo "==> Building the CUDA kernels for the CPU"
-	@$(VENV)/bin/cmake --build build/native --target _C_emulated > build/native/emulated.log || { \
+	@$(VENV)/bin/cmake --build build/native --target for_tests > build/native/emulated.log || { \
 	  cat build/native/emulated.log; exit 1; }
 	@touch $@
 

@@ -158,7 +158,7 @@ def tiles(kernel: str, like: Tensor, least_channels: int = 1, itemsize: int | No
         kernel = f"{kernel}.contiguous"
     options = dict(_trials.get(kernel) or _chosen(kernel, like))
     if "CHANNELS" in options:
-        width = 2 if like.device.type == "cpu" else itemsize or like.element_size()
+        width = 2 if kind_of(like) == "cpu" else itemsize or like.element_size()
         most = options["CHANNELS"] * 2 // width
         options["CHANNELS"] = max(min(power_of_two(like.shape[1 if like.ndim == 4 else 2]), most), least_channels)
     if torch.version.hip is not None:

@@ -76,6 +76,17 @@ def areas(valid, m, rows, height, width, EACH: tl.constexpr, K: tl.constexpr, AC
 
 
 @triton.jit
+def add_product(total, left, right, ACC: tl.constexpr):
+    """Add left . right to the total. A float32 tile has a sum of its own: one chain of all terms rounds too often."""
+    if left.dtype == tl.float32:
+        product = tl.dot(left, right, input_precision="ieee", out_dtype=ACC)
+        total = tl.fma(product, tl.full(total.shape, 1, ACC), total)  # of a sum Triton would make that chain
+    else:
+        total = tl.dot(left, right, total, input_precision="ieee", out_dtype=ACC)
+    return total
+
+
+@triton.jit
 def project(
     wide, weight, m, r, rows, channels, begin, end, divisor,
     POSITIONS: tl.constexpr, EACH: tl.constexpr, LAST: tl.constexpr, COLUMNS: tl.constexpr, ACC: tl.constexpr,
@@ -87,7 +98,7 @@ def project(
         k = first + tl.arange(0, COLUMNS)
         left = read_wide(wide, m, k, rows, channels, divisor, POSITIONS, EACH, LAST, ACC).to(dtype)
         right = tl.trans(read_weight(weight, r, k, channels, POSITIONS * channels))
-        total = tl.dot(left, right, total, input_precision="ieee", out_dtype=ACC)
+        total = add_product(total, left, right, ACC)
     return total
 
 
@@ -102,7 +113,7 @@ def distribute(
         r = first + tl.arange(0, DEPTH)
         left = read_narrow(narrow, m, r, rows, channels, EACH).to(dtype)
         right = read_weight(weight, r, k, channels, columns)
-        total = tl.dot(left, right, total, input_precision="ieee", out_dtype=ACC)
+        total = add_product(total, left, right, ACC)
     return total
 
 
@@ -122,7 +133,7 @@ def outer(
             right = read_wide(wide, m, k, rows, channels, divisor, POSITIONS, EACH, LAST, ACC)
         else:
             right = read_wide(wide, m, k, rows, channels, None, POSITIONS, EACH, LAST, ACC)
-        total = tl.dot(left, right.to(dtype), total, input_precision="ieee", out_dtype=ACC)
+        total = add_product(total, left, right.to(dtype), ACC)
     columns = POSITIONS * channels
     mask = (r < channels)[:, None] & (k < columns)[None, :]
     tl.store(grad + r[:, None].to(tl.int64) * columns + k[None, :], total.to(dtype), mask=mask)

@@ -26,6 +26,8 @@ _LIBRARIES = []  # what is registered stays as long as its library
 
 EMULATED = Path(__file__).parents[1] / "build" / "native" / "_C_emulated.so"
 """The CUDA kernels compiled for the CPU (tests/native); ZIGZAG_EMULATED_LIBRARY names another."""
+PTX = EMULATED.with_name("_C_ptx.so")
+"""The CUDA kernels as nvcc compiles them, to be run by tests/ptx.py; not there where there is no nvcc."""
 
 
 def take_the_place_of(name, dtypes=None, otherwise=None):
@@ -35,6 +37,8 @@ def take_the_place_of(name, dtypes=None, otherwise=None):
 
 
 def _emulated():
+    if "ZIGZAG_PTX" in os.environ:
+        return PTX
     return Path(os.environ.get("ZIGZAG_EMULATED_LIBRARY", EMULATED))
 
 
@@ -54,12 +58,28 @@ def emulate_cuda():
         take_the_place_of("hopper", otherwise="cuda")
 
 
-def interpret_triton():
-    """Triton kernels under Triton's interpreter, which is wrong for types of two bytes."""
-    importlib.import_module("triton_interpreter")
+def triton_for_the_cpu():
+    """A library that has Triton's kernels at the dispatcher's CPU key; how they run there is its user's concern."""
     modules = {name: importlib.import_module(f"zigzag.kernels.{name.removesuffix('_backward')}") for name in OPERATIONS}
     library = torch.library.Library(NAMESPACES["triton"], "IMPL", "CPU")
     for name, module in modules.items():
         library.impl(name, getattr(module, name))
-    _LIBRARIES.append(library)
+    return library
+
+
+def interpret_triton():
+    """Triton kernels under Triton's interpreter, which is wrong for types of two bytes."""
+    importlib.import_module("triton_interpreter")
+    _LIBRARIES.append(triton_for_the_cpu())
     take_the_place_of("triton", (torch.float32, torch.float64))
+
+
+def run_ptx():
+    """Triton's and CUDA's kernels as the PTX that their compilers make of them, where those are there."""
+    importlib.import_module("triton_ptx").start()
+    _LIBRARIES.append(triton_for_the_cpu())
+    take_the_place_of("triton")
+    if PTX.is_file():
+        importlib.import_module("cuda_ptx").load(str(PTX))
+        take_the_place_of("cuda")
+        take_the_place_of("hopper", otherwise="cuda")

@@ -61,7 +61,8 @@ def specialise(path, value, constants, attributes):
     if isinstance(value, (tuple, list)):
         return tuple(specialise((*path, i), item, constants, attributes) for i, item in enumerate(value))
     if isinstance(value, torch.Tensor):
-        attributes[path] = [["tt.divisibility", 16]]
+        if value.is_meta or value.data_ptr() % 16 == 0:
+            attributes[path] = [["tt.divisibility", 16]]
         return f"*{NAMES[value.dtype]}"
     if value is None or (type(value) is int and value == 1):
         constants[path] = value

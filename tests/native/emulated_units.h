@@ -26,13 +26,16 @@ inline float cut_off(double value) {
   return std::fabs(near) > std::fabs(value) ? std::nextafterf(near, 0.f) : near;
 }
 
-// Four products and a sum as the coarsest tensor cores with tf32 do it: lined up with the largest, what lies more than
-// one bit beyond its 24 cut off (Fasi et al., PeerJ CS 2021, of an A100; later ones keep more).
-inline float added(const double (&terms)[5]) {
+// A sum and products (four in tf32, eight of two bytes) as the coarsest tensor cores with these types do it: lined up
+// with the largest, what lies more than one bit beyond its 24 cut off (Fasi et al., PeerJ CS 2021, of an A100; later
+// ones keep more).
+template <size_t count>
+inline float added(const double (&terms)[count]) {
   double largest = 0, sum = 0;
   for (double term : terms) largest = std::fmax(largest, std::fabs(term));
   const int last = largest > 0 && std::isfinite(largest) ? std::ilogb(largest) - 24 : 0;
-  for (double term : terms) sum += std::isfinite(largest) ? std::ldexp(std::trunc(std::ldexp(term, -last)), last) : term;
+  for (double term : terms)
+    sum += std::isfinite(largest) ? std::ldexp(std::trunc(std::ldexp(term, -last)), last) : term;
   return cut_off(sum);
 }
 
@@ -76,8 +79,12 @@ inline TileMap tile_map(const void* data, const int64_t (&sizes)[4], const int64
     std::fprintf(stderr, "emulation: a map that a GPU does not take for bulk copies\n");
     std::abort();
   }
-  return {static_cast<const unsigned char*>(data), {sizes[0], sizes[1], sizes[2], sizes[3]},
-          {strides[0], strides[1], strides[2]}, line, box, element};
+  return {static_cast<const unsigned char*>(data),
+          {sizes[0], sizes[1], sizes[2], sizes[3]},
+          {strides[0], strides[1], strides[2]},
+          line,
+          box,
+          element};
 }
 
 inline void prepare(Arrival* arrival) { *arrival = {0, 0}; }

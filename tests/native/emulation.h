@@ -72,7 +72,8 @@ struct Arrival {
   uint32_t phase;
 };
 
-// A map as bulk copies see it: bytes of a pixel, columns, rows, images; a copy takes `line` of one and `box` of the other.
+// A map as bulk copies see it: bytes of a pixel, columns, rows, images; a copy takes `line` of one and `box` of the
+// other.
 struct TileMap {
   const unsigned char* data;
   int64_t sizes[4];
@@ -238,7 +239,8 @@ ZIGZAG_SCHEDULER inline void run_block(unsigned threads) {
   acquire(machine.end);
 }
 
-ZIGZAG_SCHEDULER inline void launch(unsigned blocks, dim3 threads, size_t shared, const std::function<void()>& kernel) {
+ZIGZAG_SCHEDULER inline void launch(unsigned blocks, dim3 threads, size_t shared, const std::function<void()>& kernel,
+                                    size_t alignment = 16) {
   const char* order = std::getenv("ZIGZAG_EMULATED_ORDER");
   const bool reversed = order && std::strcmp(order, "reversed") == 0;
   machine.launched += blocks > 0;  // without blocks a GPU launches nothing
@@ -247,7 +249,9 @@ ZIGZAG_SCHEDULER inline void launch(unsigned blocks, dim3 threads, size_t shared
   machine.grid_size = {blocks, 1, 1};
   for (unsigned i = 0; i < blocks; ++i) {
     machine.block = {reversed ? blocks - 1 - i : i, 0, 0};
-    std::unique_ptr<void, decltype(&std::free)> memory(std::malloc(shared), std::free);
+    void* allocated = nullptr;
+    if (posix_memalign(&allocated, alignment, shared) != 0) std::abort();
+    std::unique_ptr<void, decltype(&std::free)> memory(allocated, std::free);
     std::memset(memory.get(), 0xff, shared);  // NaN, as a GPU's is whatever was there before
     machine.shared = memory.get();
     run_block(threads.x * threads.y * threads.z);

@@ -1,0 +1,312 @@
+// The instructions of PTX, for kernels that tests/ptx.py has made C++ of (PTX ISA 8.8, the sections named after them).
+// Registers hold bits; `of` takes them for a type, `raw` gives them back. Threads run as emulation.h has them.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+
+#include "emulation.h"
+
+namespace ptx {
+
+using b8 = uint8_t;
+using b16 = uint16_t;
+using b32 = uint32_t;
+using b64 = uint64_t;
+using u8 = uint8_t;
+using u16 = uint16_t;
+using u32 = uint32_t;
+using u64 = uint64_t;
+using s8 = int8_t;
+using s16 = int16_t;
+using s32 = int32_t;
+using s64 = int64_t;
+using f16 = _Float16;
+using f32 = float;
+using f64 = double;
+using pred = bool;
+typedef int16_t s16x2 __attribute__((vector_size(4)));
+struct bf16 {
+  uint16_t bits;
+};
+struct tf32 {
+  uint32_t bits;
+};
+
+template <class T>
+inline T of(uint64_t bits) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return bits != 0;
+  } else {
+    T value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+}
+
+// A value in a register wider than its type is extended by its sign, if it has one.
+template <class T>
+inline uint64_t raw(T value) {
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<uint64_t>(value);
+  } else {
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof value);
+    return bits;
+  }
+}
+
+// --- arithmetic: do_NAME_MODIFIERS ----------------------------------------------------------------------------------
+
+template <class T>
+using twice = std::conditional_t<
+    std::is_signed_v<T>, std::conditional_t<sizeof(T) == 2, s32, std::conditional_t<sizeof(T) == 4, s64, __int128>>,
+    std::conditional_t<sizeof(T) == 2, u32, std::conditional_t<sizeof(T) == 4, u64, unsigned __int128>>>;
+
+template <class T>
+inline T do_add(T a, T b) {
+  return static_cast<T>(a + b);
+}
+template <class T>
+inline T do_sub(T a, T b) {
+  return static_cast<T>(a - b);
+}
+template <class T>
+inline T do_mul(T a, T b) {
+  return a * b;
+}
+template <class T>
+inline T do_mul_lo(T a, T b) {
+  return static_cast<T>(static_cast<twice<T>>(a) * b);
+}
+template <class T>
+inline T do_mul_hi(T a, T b) {
+  return static_cast<T>(static_cast<twice<T>>(a) * b >> (8 * sizeof(T)));
+}
+template <class T>
+inline twice<T> do_mul_wide(T a, T b) {
+  return static_cast<twice<T>>(a) * b;
+}
+template <class T>
+inline T do_mad_lo(T a, T b, T c) {
+  return do_add(do_mul_lo(a, b), c);
+}
+template <class T>
+inline T do_div(T a, T b) {
+  return b == 0 ? static_cast<T>(-1) : static_cast<T>(a / b);  // "unspecified"
+}
+template <class T>
+inline T do_rem(T a, T b) {
+  return b == 0 ? a : static_cast<T>(a % b);
+}
+template <class T>
+inline T do_min(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) return std::fmin(a, b);
+  return a < b ? a : b;
+}
+template <class T>
+inline T do_max(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) return std::fmax(a, b);
+  return a > b ? a : b;
+}
+template <class T>
+inline T do_min_relu(T a, T b) {
+  return do_max(do_min(a, b), T(0));
+}
+template <class T>
+inline T do_abs(T a) {
+  return std::fabs(a);
+}
+template <class T>
+inline T do_neg(T a) {
+  return static_cast<T>(-a);
+}
+template <class T>
+inline T do_fma_rn(T a, T b, T c) {
+  return std::fma(a, b, c);
+}
+// bfloat16's product is exact in float32, and its sum in float64.
+inline bf16 do_fma_rn(bf16 a, bf16 b, bf16 c) {
+  const auto wide = [](bf16 x) { return double{__bfloat162float({x.bits})}; };
+  return {__float2bfloat16_rn(static_cast<float>(wide(a) * wide(b) + wide(c))).bits};
+}
+template <class T>
+inline T do_div_rn(T a, T b) {
+  return a / b;
+}
+template <class T>
+inline T do_add_rn(T a, T b) {
+  return a + b;
+}
+template <class T>
+inline T do_sub_rn(T a, T b) {
+  return a - b;
+}
+template <class T>
+inline T do_mul_rn(T a, T b) {
+  return a * b;
+}
+template <class T>
+inline T do_rcp_rn(T a) {
+  return 1 / a;
+}
+// Two units in the last place: by the reciprocal, as GPUs do, so that what divides evenly may not come out so.
+inline f32 do_div_full(f32 a, f32 b) { return a * (1 / b); }
+template <class T>
+inline T do_sqrt_rn(T a) {
+  return std::sqrt(a);
+}
+template <class T>
+inline T do_and(T a, T b) {
+  return static_cast<T>(a & b);
+}
+template <class T>
+inline T do_or(T a, T b) {
+  return static_cast<T>(a | b);
+}
+template <class T>
+inline T do_xor(T a, T b) {
+  return static_cast<T>(a ^ b);
+}
+template <class T>
+inline T do_not(T a) {
+  if constexpr (std::is_same_v<T, bool>) return !a;
+  return static_cast<T>(~a);
+}
+template <class T>
+inline T do_shl(T a, u32 by) {
+  return by < 8 * sizeof(T) ? static_cast<T>(a << by) : T(0);
+}
+template <class T>
+inline T do_shr(T a, u32 by) {
+  constexpr u32 last = 8 * sizeof(T) - 1;
+  if (std::is_signed_v<T> && by > last) by = last;
+  return by <= last ? static_cast<T>(a >> by) : T(0);
+}
+template <class T>
+inline T do_bfe(T a, u32 position, u32 length) {
+  constexpr u32 last = 8 * sizeof(T) - 1;
+  position &= 255, length &= 255;
+  if (length == 0) return 0;
+  const u32 end = position + length - 1 < last ? position + length - 1 : last;
+  if (position > last) return std::is_signed_v<T> && a < 0 ? T(-1) : T(0);
+  return do_shr(static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) << (last - end)), last - end + position);
+}
+template <class T>
+inline T do_bfi(T from, T into, u32 position, u32 length) {
+  position &= 255, length &= 255;
+  const T mask = do_shl(length < 8 * sizeof(T) ? static_cast<T>((T{1} << length) - 1) : static_cast<T>(-1), position);
+  return static_cast<T>((into & ~mask) | (do_shl(from, position) & mask));
+}
+inline b32 do_shf_l_wrap(b32 low, b32 high, b32 by) {
+  return static_cast<b32>((static_cast<uint64_t>(high) << 32 | low) << (by & 31) >> 32);
+}
+inline b32 do_shf_r_wrap(b32 low, b32 high, b32 by) {
+  return static_cast<b32>((static_cast<uint64_t>(high) << 32 | low) >> (by & 31));
+}
+inline b32 do_prmt(b32 a, b32 b, b32 selector) {
+  const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
+  b32 result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const u32 choice = selector >> (4 * i) & 15;
+    b32 byte = bytes >> (8 * (choice & 7)) & 255;
+    if (choice & 8) byte = byte & 128 ? 255 : 0;
+    result |= byte << (8 * i);
+  }
+  return result;
+}
+
+template <class T>
+inline bool do_setp_eq(T a, T b) {
+  return a == b;
+}
+template <class T>
+inline bool do_setp_ne(T a, T b) {
+  return a < b || a > b;  // of floats: ordered
+}
+template <class T>
+inline bool do_setp_lt(T a, T b) {
+  return a < b;
+}
+template <class T>
+inline bool do_setp_le(T a, T b) {
+  return a <= b;
+}
+template <class T>
+inline bool do_setp_gt(T a, T b) {
+  return a > b;
+}
+template <class T>
+inline bool do_setp_ge(T a, T b) {
+  return a >= b;
+}
+template <class T>
+inline bool do_setp_num(T a, T b) {
+  return a == a && b == b;
+}
+template <class T>
+inline bool do_setp_nan(T a, T b) {
+  return !do_setp_num(a, b);
+}
+template <class T>
+inline bool do_setp_neu(T a, T b) {
+  return !(a == b);
+}
+template <class T>
+inline bool do_setp_ltu(T a, T b) {
+  return !(a >= b);
+}
+template <class T>
+inline bool do_setp_leu(T a, T b) {
+  return !(a > b);
+}
+template <class T>
+inline bool do_setp_gtu(T a, T b) {
+  return !(a <= b);
+}
+template <class T>
+inline bool do_setp_geu(T a, T b) {
+  return !(a < b);
+}
+
+// --- conversions ----------------------------------------------------------------------------------------------------
+
+inline float widened(bf16 value) { return __bfloat162float({value.bits}); }
+template <class T>
+inline T widened(T value) {
+  return value;
+}
+
+// rn from floats, or between integers; a number that bfloat16 cannot hold is one of float32 first.
+template <class To, class From>
+inline To do_cvt(From from) {
+  const auto value = widened(from);
+  if constexpr (std::is_same_v<To, bf16>) {
+    return {__float2bfloat16_rn(static_cast<float>(value)).bits};
+  } else {
+    return static_cast<To>(value);
+  }
+}
+template <class To, class From>
+inline To do_cvt_rn(From from) {
+  return do_cvt<To>(from);
+}
+template <class To, class From>
+inline To do_cvt_rzi(From from) {
+  if (from != from) return 0;
+  if (from >= -static_cast<From>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::max();
+  if (from < static_cast<From>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::min();
+  return static_cast<To>(from);
+}
+template <class To>
+inline To do_cvt_rna(f32 from) {
+  return {emulation::to_tf32(from)};
+}
+template <class T>
+inline b32 pair(f32 high, f32 low) {
+  return static_cast<b32>(raw(do_cvt<T>(high)) << 16 | raw(do_cvt<T>(low)));
+}
+
+}  // namespace ptx
+
+#include "ptx_units.h"

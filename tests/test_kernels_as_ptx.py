@@ -1,0 +1,59 @@
+"""The GPU kernels as the PTX that Triton and nvcc make of them, on the CPU: rounding in types of two bytes, too.
+
+Compiling a kernel takes ten seconds, so this is a selection of the parity suite. All of that runs so as well:
+`make test-ptx PTX_TESTS='tests/test_region_stats.py -k "triton or cuda or hopper"'`, and with PTX_TARGET=sm_80 by
+the other instructions that Triton has for products.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from cases import CodesCase, NormCase, StatsCase
+from checks import assert_same_bits, check_forward, check_gradients, solved
+from conftest import able
+from pathway_cases import FULL, PathwayCase
+from pool_cases import PoolCase
+from stand_ins import PTX
+
+from zigzag import reference
+from zigzag.dispatch import WITHOUT_KERNELS
+
+if "ZIGZAG_PTX" not in os.environ:
+    pytest.skip("needs ZIGZAG_PTX=sm_90, as `make test` has it in a process of its own", allow_module_level=True)
+
+BFLOAT, TWO, THREE = torch.bfloat16, (True, True), (True, True, True)
+# More rows than a strip and columns than a tile, channels that fill no tile; sources finer and coarser, every option.
+CASES = [
+    StatsCase((2, 72, 35, 67), BFLOAT, padded=True),
+    CodesCase((2, 64, 8, 6), weight_dtype=BFLOAT, pool="mean", padded=True),
+    CodesCase((2, 64, 8, 6), weight_layout="channels_last"),
+    NormCase((2, 20, 9, 4), torch.float32, BFLOAT, BFLOAT, groups=4, padded=True),
+    PathwayCase((2, 24, 8, 6), ((4, 3), (8, 6), (2, 2)), BFLOAT, codes=THREE, affines=THREE, **FULL),
+    PathwayCase(
+        (2, 24, 5, 4), ((3, 2), (7, 9)), BFLOAT, codes=TWO, affines=TWO, padded=True, source_padded=TWO, **FULL
+    ),
+    PoolCase((2, 3, 4, 5), BFLOAT, rois=4, size=3, groups=2, padded=True),
+]
+BACKENDS = ["triton", "cuda"] if PTX.is_file() else ["triton"]
+# Of CUDA C++ what the emulation has no such instructions for: bulk copies, and tensor cores' products.
+EACH = [
+    pytest.param(name, case, id=f"{name}-{case.operation}-{case}")
+    for name in BACKENDS
+    for case in CASES
+    if (case.operation, name) not in WITHOUT_KERNELS
+]
+if PTX.is_file():
+    EACH.append(pytest.param("hopper", StatsCase((2, 128, 35, 67), BFLOAT, padded=True), id="hopper-region_stats"))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize(("name", "case"), EACH)
+def test_parity(name, case):
+    operation, stock = able(name).bare(case.operation), getattr(reference, case.operation)
+    check_forward(case.problem(), operation, stock)
+    check_gradients(case.problem(), operation, stock, each=False)
+    first, second = (solved(case.problem(), operation, draws=1) for _ in range(2))
+    assert_same_bits([*first[0], *first[1].values()], [*second[0], *second[1].values()], "second run")
