@@ -55,3 +55,8 @@ def load(library):
     torch.ops.load_library(library)
     _KEPT.append(LAUNCH(launch))
     ctypes.CDLL(library).zigzag_launch_with(_KEPT[-1])
+
+
+def refuse_launch(library, after):
+    """Have the launch after so many more fail."""
+    ctypes.CDLL(str(library)).zigzag_refuse_launch(ctypes.c_int64(after))

@@ -8,6 +8,7 @@ the other instructions that Triton has for products.
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from checks import assert_same_bits, check_forward, check_gradients, solved
 from conftest import able
 from pathway_cases import FULL, PathwayCase
 from pool_cases import PoolCase
-from stand_ins import PTX
+from stand_ins import PTX, emulated_count
 
 from zigzag import reference
 from zigzag.dispatch import WITHOUT_KERNELS
@@ -57,3 +58,36 @@ def test_parity(name, case):
     check_gradients(case.problem(), operation, stock, each=False)
     first, second = (solved(case.problem(), operation, draws=1) for _ in range(2))
     assert_same_bits([*first[0], *first[1].values()], [*second[0], *second[1].values()], "second run")
+
+
+LAUNCHED = [
+    StatsCase((1, 8, 4, 3), BFLOAT),
+    CodesCase((1, 16, 3, 3), weight_dtype=BFLOAT, grids=(2,)),
+    NormCase((1, 8, 3, 3), groups=2),
+    PathwayCase((1, 8, 3, 3), ((2, 2), (4, 5)), BFLOAT, codes=TWO, affines=TWO, **FULL),
+]
+
+
+@pytest.mark.skipif(not PTX.is_file(), reason="no nvcc has compiled the CUDA kernels")
+@pytest.mark.parametrize("case", LAUNCHED, ids=lambda case: f"{case.operation}-{case}")
+def test_every_launch_is_checked(case):
+    """Whichever fails, the operation says so, and the next call is none the worse."""
+    import cuda_ptx
+
+    operation, before = able("cuda").bare(case.operation), emulated_count("launches")
+    solved(case.problem(), operation, draws=1)
+    launches = emulated_count("launches") - before
+    assert launches > 1
+    for index in range(launches):
+        cuda_ptx.refuse_launch(PTX, index)
+        with pytest.raises(RuntimeError, match=rf"zigzag: {case.operation}.*: unspecified launch failure"):
+            solved(case.problem(), operation, draws=1)
+    solved(case.problem(), operation, draws=1)
+
+
+@pytest.mark.skipif(not PTX.is_file(), reason="no nvcc has compiled the CUDA kernels")
+def test_launching_asks_nothing_of_the_gpu():
+    """No allocation, copy or synchronisation: what tests/native/cudart.cpp has not would be missing."""
+    listed = subprocess.run(["nm", "-D", "-u", PTX], check=True, capture_output=True, text=True)
+    symbols = listed.stdout.split()
+    assert [name for name in symbols if name.startswith(("cu", "__cuda"))] == []

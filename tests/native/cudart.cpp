@@ -12,7 +12,8 @@ namespace {
 using Launch = int64_t (*)(const char* name, unsigned blocks, unsigned x, unsigned y, unsigned shared,
                            void** parameters);
 
-constexpr int kSuccess = 0, kInvalidValue = 1, kDriverEntryPointSuccess = 0;
+constexpr int kSuccess = 0, kInvalidValue = 1, kInvalidResourceHandle = 400, kLaunchFailure = 719,
+              kDriverEntryPointSuccess = 0;
 constexpr int kMaxDynamicSharedMemorySize = 8;                      // an attribute of kernels
 constexpr int kComputeCapabilityMajor = 75;                         // one of devices
 constexpr int kMapOfTwoBytes = 1, kMapOfFour = 2, kMapOfEight = 4;  // CUtensorMapDataType
@@ -23,6 +24,7 @@ constexpr int kMajor = 10;                                   // what the PTX is 
 
 Launch launch_with = nullptr;
 int last = kSuccess;
+int64_t before_refusal = -1;  // launches until one is refused
 
 std::map<const void*, const char*>& kernels() {
   static std::map<const void*, const char*> names;
@@ -62,6 +64,9 @@ extern "C" {
 
 __attribute__((visibility("default"))) void zigzag_launch_with(Launch given) { launch_with = given; }
 
+// The launch after so many more fails.
+__attribute__((visibility("default"))) void zigzag_refuse_launch(int64_t after) { before_refusal = after; }
+
 void** __cudaRegisterFatBinary(void*) {
   static void* handle = nullptr;
   return &handle;
@@ -87,7 +92,10 @@ int __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* st
   return kSuccess;
 }
 
-int __cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** parameters, size_t shared, cudaStream_t) {
+int __cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** parameters, size_t shared,
+                       cudaStream_t stream) {
+  if (before_refusal-- == 0) return last = kLaunchFailure;
+  if (stream == nullptr) return last = kInvalidResourceHandle;  // the default one, and never asked for
   const auto leave = allowed().find(kernel);
   const int most = leave == allowed().end() ? kPlainShared : leave->second;
   const bool fits = grid.x > 0 && grid.y == 1 && grid.z == 1 && block.z == 1 && block.x * block.y <= 1024;
@@ -117,7 +125,11 @@ int cudaGetLastError() {
   last = kSuccess;
   return error;
 }
-const char* cudaGetErrorString(int) { return "invalid argument"; }
+const char* cudaGetErrorString(int error) {
+  return error == kLaunchFailure           ? "unspecified launch failure"
+         : error == kInvalidResourceHandle ? "invalid resource handle"
+                                           : "invalid argument";
+}
 int cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, unsigned long long, int* found) {
   *function = reinterpret_cast<void*>(&encode);
   *found = kDriverEntryPointSuccess;

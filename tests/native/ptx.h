@@ -29,6 +29,9 @@ typedef int16_t s16x2 __attribute__((vector_size(4)));
 struct bf16 {
   uint16_t bits;
 };
+struct bf16x2 {
+  bf16 low, high;
+};
 struct tf32 {
   uint32_t bits;
 };
@@ -55,6 +58,16 @@ inline uint64_t raw(T value) {
     return bits;
   }
 }
+
+// bfloat16's sums and products, rounded to float32 first, are the same when they are rounded again: it has the digits.
+inline f32 wide(bf16 x) { return __bfloat162float({x.bits}); }
+inline bf16 rounded(f32 x) { return {__float2bfloat16_rn(x).bits}; }
+inline bf16 operator+(bf16 a, bf16 b) { return rounded(wide(a) + wide(b)); }
+inline bf16 operator-(bf16 a, bf16 b) { return rounded(wide(a) - wide(b)); }
+inline bf16 operator*(bf16 a, bf16 b) { return rounded(wide(a) * wide(b)); }
+inline bf16x2 operator+(bf16x2 a, bf16x2 b) { return {a.low + b.low, a.high + b.high}; }
+inline bf16x2 operator-(bf16x2 a, bf16x2 b) { return {a.low - b.low, a.high - b.high}; }
+inline bf16x2 operator*(bf16x2 a, bf16x2 b) { return {a.low * b.low, a.high * b.high}; }
 
 // --- arithmetic: do_NAME_MODIFIERS ----------------------------------------------------------------------------------
 
@@ -125,10 +138,10 @@ template <class T>
 inline T do_fma_rn(T a, T b, T c) {
   return std::fma(a, b, c);
 }
-// bfloat16's product is exact in float32, and its sum in float64.
-inline bf16 do_fma_rn(bf16 a, bf16 b, bf16 c) {
-  const auto wide = [](bf16 x) { return double{__bfloat162float({x.bits})}; };
-  return {__float2bfloat16_rn(static_cast<float>(wide(a) * wide(b) + wide(c))).bits};
+// The product is exact in float32, and the sum as good as exact in float64.
+inline bf16 do_fma_rn(bf16 a, bf16 b, bf16 c) { return rounded(static_cast<f32>(f64{wide(a)} * wide(b) + wide(c))); }
+inline bf16x2 do_fma_rn(bf16x2 a, bf16x2 b, bf16x2 c) {
+  return {do_fma_rn(a.low, b.low, c.low), do_fma_rn(a.high, b.high, c.high)};
 }
 template <class T>
 inline T do_div_rn(T a, T b) {
@@ -271,7 +284,7 @@ inline bool do_setp_geu(T a, T b) {
 
 // --- conversions ----------------------------------------------------------------------------------------------------
 
-inline float widened(bf16 value) { return __bfloat162float({value.bits}); }
+inline f32 widened(bf16 value) { return wide(value); }
 template <class T>
 inline T widened(T value) {
   return value;
@@ -282,7 +295,7 @@ template <class To, class From>
 inline To do_cvt(From from) {
   const auto value = widened(from);
   if constexpr (std::is_same_v<To, bf16>) {
-    return {__float2bfloat16_rn(static_cast<float>(value)).bits};
+    return rounded(static_cast<f32>(value));
   } else {
     return static_cast<To>(value);
   }
