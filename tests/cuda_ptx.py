@@ -48,7 +48,7 @@ def load(library):
     def launch(name, blocks, x, y, shared, parameters):
         try:
             return kernel(library, name.decode())(blocks, x, y, shared, ctypes.c_void_p(parameters), None, 0)
-        except Exception:  # noqa: BLE001  what called this can raise nothing
+        except BaseException:  # noqa: BLE001  what called this can raise nothing
             traceback.print_exc()
             os.abort()
 

@@ -150,19 +150,19 @@ def branch(_name, target):
     return f"goto {target.lstrip('$')};"
 
 
-def exchange(name, target, operand, by, clamp, _mask):
+def exchange(name, target, operand, by, clamp, mask):
     if clamp != "31":
         raise UnknownPtxError(f"{'.'.join(name)} of parts of a warp, {clamp}")
-    return f"{value(target)} = do_shfl_{name[2]}({value(operand)}, {value(by)});"
+    return f"everybody({value(mask)}); {value(target)} = do_shfl_{name[2]}({value(operand)}, {value(by)});"
 
 
-def reduce(name, target, operand, _mask):
-    return f"{value(target)} = do_redux_{name[2]}_{name[3]}({value(operand)});"
+def reduce(name, target, operand, mask):
+    return f"everybody({value(mask)}); {value(target)} = do_redux_{name[2]}_{name[3]}({value(operand)});"
 
 
 def barrier(name, number):
     if name[1] == "warp":
-        return "meet(0u);"
+        return f"everybody({value(number)}); meet(0u);"
     if number != "0":
         raise UnknownPtxError(f"barrier {number}")
     return "emulation::barrier();"
@@ -171,9 +171,9 @@ def barrier(name, number):
 def copy_ahead(name, *operands):
     """cp.async, and the bulk copies of sm_90."""
     words = ".".join(name)
-    if name[-1] == "commit_group":
+    if words == "cp.async.commit_group":
         return "commit();"
-    if name[-1] == "wait_group":
+    if words == "cp.async.wait_group":
         return f"wait({value(operands[0])});"
     if name[-2:] == ["shared", "global"]:
         to, source, count, *own = operands
@@ -199,6 +199,8 @@ def arrival(name, *operands):
 
 def matrices(name, first, second):
     """ldmatrix and stmatrix."""
+    if name[3] != "m8n8" or name[-1] != "b16":
+        raise UnknownPtxError(".".join(name))
     count = next(int(word[1:]) for word in name if re.fullmatch(r"x\d", word))
     call = f"do_{name[0]}<{count}, {int('trans' in name)}>"
     if name[0] == "stmatrix":
@@ -225,7 +227,7 @@ def multiply_group(name, *operands):
     if name[1] in ("fence", "commit_group", "wait_group"):
         return ""
     sums, left, right, add, *signs = operands
-    if signs[:2] != ["1", "1"] or not re.fullmatch(r"m64n\d+k16", name[4]):
+    if signs[:2] != ["1", "1"] or not re.fullmatch(r"m64n\d+k16", name[4]) or name[5] != "f32":
         raise UnknownPtxError(f"{'.'.join(name)} ..., {signs}")
     result = several(sums)
     arrays, factor = array("b32", "sums", result), value(left) if not left.startswith("{") else "left"
@@ -262,13 +264,19 @@ RULES = {
 }
 
 
+TOGETHER = {"bar", "ldmatrix", "mma", "redux", "shfl", "stmatrix", "wgmma"}
+"""Instructions at which the threads of a warp meet."""
+
+
 def instruction(text, jumps):
     """One statement in C++; `jumps` has the labels of tables of jumps."""
     negated, condition, name, operands = STATEMENT.fullmatch(text).groups()
     words, given = name.split("."), split(operands)
     if words[0] == "brx":
         cases = " ".join(f"case {i}: goto {label};" for i, label in enumerate(jumps[given[1]]))
-        made = f"switch ({value(given[0])}) {{ {cases} }}"
+        made = f"switch ({value(given[0])}) {{ {cases} default: std::abort(); }}"
     else:
         made = RULES.get(words[0], plain)(words, *given)
+    if words[0] in TOGETHER:
+        made = f"place = __LINE__; {made}"
     return f"if ({negated}{value(condition)}) {{ {made} }}" if condition else made

@@ -74,6 +74,14 @@ INSTRUCTIONS = {
     "cvt.rzi.s32.f32 %r2, 0fC0200000": -2,
     "cvt.rzi.s32.f32 %r2, 0f7F800000": 2**31 - 1,
     "cvt.rzi.s32.f32 %r2, 0f7FC00000": 0,
+    "cvt.rzi.u32.f32 %r2, 0f40200000": 2,
+    "cvt.rzi.u32.f32 %r2, 0fC0200000": 0,
+    "cvt.rzi.s64.f32 %rd3, 0f7FC00000; shr.u64 %rd3, %rd3, 32; cvt.u32.u64 %r2, %rd3": -(2**31),
+    "abs.s32 %r2, -7": 7,
+    "div.s32 %r2, 0x80000000, -1": -(2**31),
+    "max.f32 %r2, 0f80000000, 0f00000000": 0,
+    "min.f32 %r2, 0f00000000, 0f80000000": -(2**31),
+    "cvt.rn.bf16.u32 %rs1, 0x01010001; cvt.u32.u16 %r2, %rs1": 0x4B81,  # once: half a step and a bit above 2**24
     "cvt.rn.bf16x2.f32 %r2, 0f3F808000, 0f3F818000": 0x3F803F82,  # halves, to even
     "cvt.rn.f16x2.f32 %r2, 0f3F800000, 0f47800000": 0x3C007C00,
     "cvt.s32.s8 %r2, 0x80": -128,
@@ -134,6 +142,9 @@ FAULTS = {
     "of shared memory, outside": "shl.b32 %r2, %r1, 3; st.shared.b32 [%r2], %r1;",
     "no multiple of that": "ld.global.v2.b32 {%r2, %r3}, [%rd1+4];",
     "wait at a barrier": "setp.lt.s32 %p1, %r1, 3; @%p1 bra $END; bar.sync 0; $END: mov.u32 %r2, 0;",
+    "at several instructions": """setp.lt.s32 %p1, %r1, 3; @%p1 shfl.sync.idx.b32 %r2, %r1, 0, 31, -1;
+    @!%p1 bar.warp.sync -1;""",
+    "parts of a warp": "shfl.sync.idx.b32 %r2, %r1, 0, 31, 7;",
     "of a warp have come to": "setp.lt.s32 %p1, %r1, 3; @%p1 bra $END; bar.warp.sync -1; $END: mov.u32 %r2, 0;",
 }
 
@@ -147,18 +158,18 @@ def test_a_fault_ends_the_process(message):
     assert message in ended.stderr
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "sin.approx.f32 %r2, 0f00000000;",
-        "bar.sync 1;",
-        "shfl.sync.up.b32 %r2, %r1, 1, 0, -1;",
-        "ld.const.b32 %r2, [%rd1];",
-    ],
-)
-def test_what_is_not_known_is_named(body):
-    with pytest.raises(UnknownPtxError, match=r"sin_approx|barrier 1|shfl.sync.up|const"):
-        run(body, torch.zeros(1))
+UNKNOWN = {
+    "sin_approx": "sin.approx.f32 %r2, 0f00000000;",
+    "barrier 1": "bar.sync 1;",
+    "shfl.sync.up": "shfl.sync.up.b32 %r2, %r1, 1, 0, -1;",
+    "modifiers {'const'}": "ld.const.b32 %r2, [%rd1];",
+}
+
+
+@pytest.mark.parametrize("message", UNKNOWN)
+def test_what_is_not_known_is_named(message):
+    with pytest.raises(UnknownPtxError, match=message):
+        run(UNKNOWN[message], torch.zeros(1))
 
 
 @triton.jit

@@ -130,7 +130,8 @@ const char* cudaGetErrorString(int error) {
          : error == kInvalidResourceHandle ? "invalid resource handle"
                                            : "invalid argument";
 }
-int cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, unsigned long long, int* found) {
+int cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long, int* found) {
+  if (std::strcmp(name, "cuTensorMapEncodeTiled") != 0) return kInvalidValue;
   *function = reinterpret_cast<void*>(&encode);
   *found = kDriverEntryPointSuccess;
   return kSuccess;

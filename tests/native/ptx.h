@@ -106,21 +106,31 @@ inline T do_mad_lo(T a, T b, T c) {
 }
 template <class T>
 inline T do_div(T a, T b) {
-  return b == 0 ? static_cast<T>(-1) : static_cast<T>(a / b);  // "unspecified"
+  if (b == 0) return static_cast<T>(-1);  // "unspecified"
+  if (std::is_signed_v<T> && b == static_cast<T>(-1)) return static_cast<T>(-a);
+  return static_cast<T>(a / b);
 }
 template <class T>
 inline T do_rem(T a, T b) {
-  return b == 0 ? a : static_cast<T>(a % b);
+  if (b == 0) return a;
+  return std::is_signed_v<T> && b == static_cast<T>(-1) ? T(0) : static_cast<T>(a % b);
 }
+// Of floats, a number rather than NaN; -0 is less than 0.
 template <class T>
 inline T do_min(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) return std::fmin(a, b);
-  return a < b ? a : b;
+  if constexpr (!std::is_integral_v<T>) {
+    if (a != a) return b;
+    if (a == b) return std::signbit(static_cast<f64>(a)) ? a : b;
+  }
+  return b < a ? b : a;
 }
 template <class T>
 inline T do_max(T a, T b) {
-  if constexpr (std::is_floating_point_v<T>) return std::fmax(a, b);
-  return a > b ? a : b;
+  if constexpr (!std::is_integral_v<T>) {
+    if (a != a) return b;
+    if (a == b) return std::signbit(static_cast<f64>(a)) ? b : a;
+  }
+  return b > a ? b : a;
 }
 template <class T>
 inline T do_min_relu(T a, T b) {
@@ -128,6 +138,7 @@ inline T do_min_relu(T a, T b) {
 }
 template <class T>
 inline T do_abs(T a) {
+  if constexpr (std::is_integral_v<T>) return a < 0 ? static_cast<T>(-a) : a;
   return std::fabs(a);
 }
 template <class T>
@@ -138,8 +149,14 @@ template <class T>
 inline T do_fma_rn(T a, T b, T c) {
   return std::fma(a, b, c);
 }
-// The product is exact in float32, and the sum as good as exact in float64.
-inline bf16 do_fma_rn(bf16 a, bf16 b, bf16 c) { return rounded(static_cast<f32>(f64{wide(a)} * wide(b) + wide(c))); }
+// In between rounded to odd, so that rounding again is rounding once: products are exact in float64, sums hardly less.
+inline f32 to_odd(f64 exact) {
+  const f32 near = static_cast<f32>(exact);
+  if (near == exact || !std::isfinite(near)) return near;
+  const f32 cut = std::fabs(near) > std::fabs(exact) ? std::nextafterf(near, 0.f) : near;
+  return of<f32>(raw(cut) | 1);
+}
+inline bf16 do_fma_rn(bf16 a, bf16 b, bf16 c) { return rounded(to_odd(f64{wide(a)} * wide(b) + wide(c))); }
 inline bf16x2 do_fma_rn(bf16x2 a, bf16x2 b, bf16x2 c) {
   return {do_fma_rn(a.low, b.low, c.low), do_fma_rn(a.high, b.high, c.high)};
 }
@@ -163,8 +180,11 @@ template <class T>
 inline T do_rcp_rn(T a) {
   return 1 / a;
 }
-// Two units in the last place: by the reciprocal, as GPUs do, so that what divides evenly may not come out so.
-inline f32 do_div_full(f32 a, f32 b) { return a * (1 / b); }
+// Up to two units in the last place off: by a reciprocal that is one off itself, so that nothing may count on more.
+inline f32 do_div_full(f32 a, f32 b) {
+  const f32 inverse = 1 / b;
+  return std::isnormal(inverse) ? a * std::nextafterf(inverse, 0.f) : a / b;
+}
 template <class T>
 inline T do_sqrt_rn(T a) {
   return std::sqrt(a);
@@ -290,12 +310,12 @@ inline T widened(T value) {
   return value;
 }
 
-// rn from floats, or between integers; a number that bfloat16 cannot hold is one of float32 first.
+// rn from floats, or between integers.
 template <class To, class From>
 inline To do_cvt(From from) {
   const auto value = widened(from);
   if constexpr (std::is_same_v<To, bf16>) {
-    return rounded(static_cast<f32>(value));
+    return rounded(to_odd(static_cast<f64>(value)));
   } else {
     return static_cast<To>(value);
   }
@@ -304,11 +324,13 @@ template <class To, class From>
 inline To do_cvt_rn(From from) {
   return do_cvt<To>(from);
 }
+// To integers: what one cannot hold is the nearest that it can.
 template <class To, class From>
 inline To do_cvt_rzi(From from) {
-  if (from != from) return 0;
-  if (from >= -static_cast<From>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::max();
-  if (from < static_cast<From>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::min();
+  static_assert(std::is_integral_v<To>);
+  if (from != from) return sizeof(To) == 8 || sizeof(From) == 8 ? static_cast<To>(To{1} << (8 * sizeof(To) - 1)) : 0;
+  if (from >= std::ldexp(From(1), std::numeric_limits<To>::digits)) return std::numeric_limits<To>::max();
+  if (from <= static_cast<From>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::min();
   return static_cast<To>(from);
 }
 template <class To>

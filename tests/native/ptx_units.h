@@ -1,7 +1,8 @@
 // Memory, what the threads of a warp do together, and tensor cores, for ptx.h, which includes this.
 //
-// What is checked: every access to global memory lies within one of the tensors that the kernel was given, to shared
-// memory within what it asked for, at a multiple of its size; what comes by cp.async is NaN until it is waited for.
+// What is checked: every access to global memory lies within one of the ranges that `run` was given, if any (Triton's
+// kernels' tensors; CUDA's have none), to shared memory within what was asked for, at a multiple of its size; what
+// comes by cp.async is NaN until it is waited for; the threads of a warp meet at one instruction.
 #pragma once
 
 #include <utility>
@@ -156,6 +157,17 @@ struct Met {
   b32 right(unsigned lane, int i) const { return exchange.right[turn][lane][i]; }
 };
 
+// The instruction at which a thread is, and those at which the threads of a warp came to meet.
+static unsigned place;
+static unsigned places[emulation::kMostThreads / kWarp][2][kWarp];
+
+// What all threads do together, as each says itself.
+inline void everybody(b32 members) {
+  if (members == ~0u) return;
+  std::fprintf(stderr, "ptx: parts of a warp, %#x, which are not known here\n", members);
+  std::abort();
+}
+
 // Every thread hands its words to the others.
 template <size_t L, size_t R>
 ZIGZAG_SCHEDULER inline Met meet(const b32 (&left)[L], const b32 (&right)[R]) {
@@ -166,7 +178,12 @@ ZIGZAG_SCHEDULER inline Met meet(const b32 (&left)[L], const b32 (&right)[R]) {
   const int turn = fiber.exchanges++ % 2;
   std::memcpy(exchange.left[turn][lane], left, sizeof left);
   std::memcpy(exchange.right[turn][lane], right, sizeof right);
+  places[thread / kWarp][turn][lane] = place;
   emulation::leave(emulation::State::in_warp);
+  if (places[thread / kWarp][turn][lane] != places[thread / kWarp][turn][0]) {
+    std::fprintf(stderr, "ptx: the threads of a warp have met at several instructions\n");
+    std::abort();
+  }
   return {exchange, turn, lane};
 }
 
