@@ -28,7 +28,8 @@ CASES = [
 @pytest.mark.parametrize(("dtype", "target"), CASES, ids=str)
 def test_kernels_compile_without_spills_and_races(dtype, target):
     """And without products that run on while their operands are written anew, as Triton 3.6 to 3.9 let them."""
-    for kernel, name, _, row in triton_aot.table(dtype, target):
+    for kernel, name, _, binary in triton_aot.table(dtype, target):
+        row = triton_aot.made_of(target, binary)
         assert row.spills == 0, f"{kernel}, {name}, {target}: {row}"
         assert row.pending == 0, f"{kernel}, {name}, {target}: {row}"
         assert row.shared <= triton_aot.SHARED[target] * 1024, f"{kernel}, {name}, {target}: {row}"
@@ -38,7 +39,7 @@ def test_kernels_compile_in_float64():
     """Which checks of gradients use: a register may be saved around the subroutine that divides."""
     found = list(triton_aot.table(torch.float64, triton_aot.MEASURED))
     assert found
-    assert max(row.shared for *_, row in found) <= min(triton_aot.SHARED.values()) * 1024
+    assert max(binary.metadata.shared for *_, binary in found) <= min(triton_aot.SHARED.values()) * 1024
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,8 @@ def test_streaming_kernels_access_sixteen_bytes_at_a_time():
     found = triton_aot.streaming(torch.bfloat16)
     assert {kernel.__name__ for kernel, *_ in found} == set(triton_aot.STREAMING)
     for kernel, arguments, options in found:
-        row = triton_aot.compile_for(triton_aot.MEASURED, kernel, arguments, options)
+        binary = triton_aot.compiled_for(triton_aot.MEASURED, kernel, arguments, options)
+        row = triton_aot.accesses_of(binary)
         assert row.wide_loads > 0 or row.loads == 0, f"{kernel.__name__}: {row}"
         tables = triton_aot.STREAMING[kernel.__name__]
         if tables is not None:

@@ -49,11 +49,17 @@ class Compiled:
     registers: int
     spills: int
     shared: int
+    pending: int = 0
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """Instructions of one kernel on one target that load from and store to global memory, and those of 16 bytes."""
+
     wide_loads: int
     wide_stores: int
     loads: int
     stores: int
-    pending: int = 0
 
 
 def specialise(path, value, constants, attributes):
@@ -105,33 +111,40 @@ def source_of(target, kernel, arguments, options):
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes), compiler
 
 
-def compile_for(target, kernel, arguments, options):
-    """One specialisation on one target."""
+def compiled_for(target, kernel, arguments, options):
+    """One specialisation on one target, as Triton has it."""
     source, compiler = source_of(target, kernel, arguments, options)
-    binary = triton.compile(source, target=TARGETS[target], options=compiler)
+    return triton.compile(source, target=TARGETS[target], options=compiler)
+
+
+def made_of(target, binary):
+    """What `compiled_for` has made, as its compiler says."""
     if TARGETS[target].backend == "hip":
         text = binary.asm["amdgcn"]
         field = lambda name: int(re.search(rf"\.{name}:\s*(\d+)", text)[1])  # noqa: E731
         spills = field("vgpr_spill_count") + field("private_segment_fixed_size")  # scalars spill to vector registers
-        return Compiled(field("vgpr_count"), spills, binary.metadata.shared, 0, 0, 0, 0)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(binary.asm["cubin"])
-        file.flush()
-        usage, sass = (dump(flag, file.name) for flag in ("--dump-resource-usage", "-sass"))
-    wide = [len(re.findall(rf"{name}\.E[.\w]*\.128", sass)) for name in ACCESSES]
-    all_accesses = [len(re.findall(rf"{name}\.E", sass)) for name in ACCESSES]
+        return Compiled(field("vgpr_count"), spills, binary.metadata.shared)
+    usage = dump("--dump-resource-usage", binary)
     return Compiled(
         int(re.search(r"REG:(\d+)", usage)[1]),
-        int(re.search(r"STACK:(\d+)", usage)[1]) + len(re.findall(r"\bSTL\b", sass)),
+        int(re.search(r"STACK:(\d+)", usage)[1]),
         binary.metadata.shared,
-        *wide,
-        *all_accesses,
         max(map(int, re.findall(r"warp_group_dot_wait .*pendings = (\d+)", binary.asm["ttgir"])), default=0),
     )
 
 
-def dump(flag, path):
-    return subprocess.run([CUOBJDUMP, flag, path], check=True, capture_output=True, text=True).stdout
+def accesses_of(binary):
+    """Read off the machine code, NVIDIA's, which takes seconds."""
+    sass = dump("-sass", binary)
+    wide = [len(re.findall(rf"{name}\.E[.\w]*\.128", sass)) for name in ACCESSES]
+    return Accesses(*wide, *(len(re.findall(rf"{name}\.E", sass)) for name in ACCESSES))
+
+
+def dump(flag, binary):
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        return subprocess.run([CUOBJDUMP, flag, file.name], check=True, capture_output=True, text=True).stdout
 
 
 # --- what operations launch -------------------------------------------------------------------------------------------
@@ -290,16 +303,19 @@ def shown(value):
 
 
 def table(dtype, target):
-    """Rows (kernel, dtype, target, Compiled): everything on the target that is measured on, the neck's elsewhere."""
+    """Rows (kernel, dtype, target, binary): everything on the target that is measured on, the neck's elsewhere."""
     for kernel, arguments, options in launches(dtype, every=target == MEASURED):
-        yield kernel.__name__, NAMES[dtype], target, compile_for(target, kernel, arguments, options)
+        yield kernel.__name__, NAMES[dtype], target, compiled_for(target, kernel, arguments, options)
 
 
 def main():
     rows = [row for dtype in DTYPES for target in TARGETS for row in table(dtype, target)]
     print(f"{'kernel':18} {'dtype':5} {'target':7} registers spills shared wide/all loads wide/all stores")
-    for name, dtype, target, row in rows:
-        accesses = f"{row.wide_loads:6}/{row.loads:<5} {row.wide_stores:6}/{row.stores}"
+    for name, dtype, target, binary in rows:
+        row, accesses = made_of(target, binary), ""
+        if TARGETS[target].backend == "cuda":
+            found = accesses_of(binary)
+            accesses = f"{found.wide_loads:6}/{found.loads:<5} {found.wide_stores:6}/{found.stores}"
         print(f"{name:18} {dtype:5} {target:7} {row.registers:9} {row.spills:6} {row.shared:6} {accesses}")
 
 
