@@ -36,6 +36,12 @@ def take_the_place_of(name, dtypes=None, otherwise=None):
     backends._register(backends.Backend(name, "cpu", lambda: None, dtypes, otherwise))
 
 
+def take_the_place_of_cuda():
+    """Let both backends of CUDA C++ run on CPU tensors."""
+    take_the_place_of("cuda")
+    take_the_place_of("hopper", otherwise="cuda")
+
+
 def _emulated():
     if "ZIGZAG_PTX" in os.environ:
         return PTX
@@ -54,8 +60,7 @@ def emulate_cuda():
     path = _emulated()
     if path.is_file():
         torch.ops.load_library(str(path))
-        take_the_place_of("cuda")
-        take_the_place_of("hopper", otherwise="cuda")
+        take_the_place_of_cuda()
 
 
 def triton_for_the_cpu():
@@ -81,5 +86,4 @@ def run_ptx():
     take_the_place_of("triton")
     if PTX.is_file():
         importlib.import_module("cuda_ptx").load(str(PTX))
-        take_the_place_of("cuda")
-        take_the_place_of("hopper", otherwise="cuda")
+        take_the_place_of_cuda()

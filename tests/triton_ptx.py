@@ -6,42 +6,28 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 from contextlib import ExitStack
 
 import ptx
-import triton
-from triton_aot import TARGETS, source_of, specialisation
+from triton_aot import compiled_for, specialisation
 
 from zigzag.kernels import launch
 
 TARGET = os.environ.get("ZIGZAG_PTX", "sm_90")
 _STARTED = ExitStack()
+_COMPILED = {}
 SCRATCH = 2
 """Pointers that Triton's compiler adds to a kernel's parameters, for memory that our kernels do not ask for."""
 
 
-@functools.cache
-def compiled(key):
-    """A kernel as `ptx.built` has it and as Triton compiled it, from what specialises it."""
-    source, options = key.source
-    binary = triton.compile(source, target=TARGETS[key.target], options=options)
-    return ptx.built(ptx.translate(binary.asm["ptx"])), binary
-
-
-class Key:
-    """A launch as what specialises it tells it from others."""
-
-    def __init__(self, target, kernel, arguments, options):
-        self.target, self.source = target, source_of(target, kernel, arguments, options)
-        self.text = repr((target, kernel.__name__, specialisation(kernel, arguments, options), sorted(options.items())))
-
-    def __eq__(self, other):
-        return self.text == other.text
-
-    def __hash__(self):
-        return hash(self.text)
+def compiled(target, kernel, arguments, options, specialised):
+    """A kernel as `ptx.built` has it and as Triton compiled it, once for all that specialises it."""
+    key = repr((target, kernel.__name__, specialised, sorted(options.items())))
+    if key not in _COMPILED:
+        binary = compiled_for(target, kernel, arguments, options)
+        _COMPILED[key] = ptx.built(ptx.translate(binary.asm["ptx"])), binary
+    return _COMPILED[key]
 
 
 def parameters_of(signature, arguments):
@@ -69,8 +55,9 @@ def extent(tensor):
 
 def run(kernel, grid, arguments, options, target=TARGET):
     """In the place of a launch on a GPU; how Triton compiled the kernel."""
-    found, binary = compiled(Key(target, kernel, arguments, options))
-    signature, _, _ = specialisation(kernel, arguments, options)
+    specialised = specialisation(kernel, arguments, options)
+    found, binary = compiled(target, kernel, arguments, options, specialised)
+    signature = specialised[0]
     given = list(arguments) + [None] * (len(signature) - len(arguments))
     values, tensors = parameters_of(signature.values(), given)
     values += [ctypes.c_uint64(0)] * SCRATCH

@@ -153,8 +153,7 @@ inline T do_fma_rn(T a, T b, T c) {
 inline f32 to_odd(f64 exact) {
   const f32 near = static_cast<f32>(exact);
   if (near == exact || !std::isfinite(near)) return near;
-  const f32 cut = std::fabs(near) > std::fabs(exact) ? std::nextafterf(near, 0.f) : near;
-  return of<f32>(raw(cut) | 1);
+  return of<f32>(raw(emulation::cut_off(exact)) | 1);
 }
 inline bf16 do_fma_rn(bf16 a, bf16 b, bf16 c) { return rounded(to_odd(f64{wide(a)} * wide(b) + wide(c))); }
 inline bf16x2 do_fma_rn(bf16x2 a, bf16x2 b, bf16x2 c) {
