@@ -22,7 +22,8 @@ PTX_TARGET ?= sm_90
 PTX_TESTS ?= tests/test_kernels_as_ptx.py
 BENCH_ARGS ?=
 GATE_ARGS ?=
-SANITIZE_TESTS ?= -k "(cpu or cuda or hopper) and not compile and not emulation and not binary and not races"
+# The operations' tests; whole necks run the same kernels.
+SANITIZE_TESTS ?= -k "(cpu or cuda or hopper) and not (neck or compile or emulation or binary or races or bench)"
 WITH ?= $(python)
 GPU_PYTHON ?= python3
 GPU_PARTS ?=

@@ -303,8 +303,12 @@ def shown(value):
 
 
 def table(dtype, target):
-    """Rows (kernel, dtype, target, binary): everything on the target that is measured on, the neck's elsewhere."""
-    for kernel, arguments, options in launches(dtype, every=target == MEASURED):
+    """Rows (kernel, dtype, target, binary): everything on the target that is measured on, the neck's elsewhere.
+
+    float16 is as wide as bfloat16, and float64 is for checks of gradients: the neck's there, too.
+    """
+    every = target == MEASURED and dtype in (torch.bfloat16, torch.float32)
+    for kernel, arguments, options in launches(dtype, every=every):
         yield kernel.__name__, NAMES[dtype], target, compiled_for(target, kernel, arguments, options)
 
 

@@ -1,6 +1,8 @@
 // What else a multiprocessor has, for emulation.h, which includes this: tensor cores and bulk copies.
 #pragma once
 
+#include <bit>
+
 #include "emulation.h"
 
 namespace emulation {
@@ -32,11 +34,17 @@ inline float cut_off(double value) {
 template <size_t count>
 inline float added(const double (&terms)[count]) {
   double largest = 0, sum = 0;
-  for (double term : terms) largest = std::fmax(largest, std::fabs(term));
-  const int last = largest > 0 && std::isfinite(largest) ? std::ilogb(largest) - 24 : 0;
-  for (double term : terms)
-    sum += std::isfinite(largest) ? std::ldexp(std::trunc(std::ldexp(term, -last)), last) : term;
-  return cut_off(sum);
+  for (double term : terms) {
+    if (std::fabs(term) > largest) largest = std::fabs(term);
+    sum += term;
+  }
+  if (largest == 0 || !std::isfinite(sum)) return cut_off(sum);
+  // 2 to the power of the last place's exponent, and its inverse, which floats' products leave in range.
+  const uint64_t last = (std::bit_cast<uint64_t>(largest) >> 52) - 24;
+  const auto unit = std::bit_cast<double>(last << 52), inverse = std::bit_cast<double>((2046 - last) << 52);
+  int whole = 0;
+  for (double term : terms) whole += static_cast<int>(term * inverse);
+  return cut_off(whole * unit);
 }
 
 // mma.sync.m16n8k8 in tf32: every thread brings its fragments, and takes its sums from everybody's.
