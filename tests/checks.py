@@ -30,14 +30,16 @@ class Error:
     magnitude: float
 
 
-def to_real(tensor):
+def to_real(tensor, real=oracle.real):
     if isinstance(tensor, torch.Tensor):
-        return oracle.real(tensor.detach().to("cpu", torch.float64).numpy())
-    return oracle.real(tensor)
+        return real(tensor.detach().to("cpu", torch.float64).numpy())
+    return real(tensor)
 
 
 def error_of(result, exact):
-    result, exact = to_real(result), to_real(exact)
+    """In the oracle's precision; in float64 against a result of PyTorch's, which has no more."""
+    real = np.asarray if isinstance(exact, torch.Tensor) else oracle.real
+    result, exact = to_real(result, real), to_real(exact, real)
     difference = np.abs(result - exact)
     scale = np.sqrt((exact**2).sum())
     relative = np.sqrt((difference**2).sum()) / scale if scale > 0 else difference.max(initial=0)
@@ -45,19 +47,22 @@ def error_of(result, exact):
 
 
 def assert_sane(result, exact, what, dtype=None):
-    """Half of the digits of `dtype` are right (the result's, if None): a wrong formula never passes, rounding does."""
+    """Half of the digits of `dtype` are right (the result's, if None): a wrong formula never passes, rounding does.
+
+    Returns the Error.
+    """
     result_shape, exact_shape = tuple(result.shape), tuple(exact.shape)
     assert result_shape == exact_shape, f"{what}: shape {result_shape}, expected {exact_shape}"
     assert bool(torch.isfinite(result).all()), f"{what}: not finite (an element that was never written?)"
     bound = torch.finfo(dtype or result.dtype).eps ** 0.5
     error = error_of(result, exact)
     assert error.relative <= bound, f"{what}: relative L2 error {error.relative:.3g} against {bound:.3g}"
+    return error
 
 
 def assert_within(result, exact, allowed, what, measures=tuple(LABELS)):
     """`result` errs at most RATIO times as much as `allowed` (an Error), in the largest error and in L2."""
-    assert_sane(result, exact, what, torch.bfloat16)
-    ours = error_of(result, exact)
+    ours = assert_sane(result, exact, what, torch.bfloat16)
     floor = FLOOR_ULPS[result.dtype.itemsize] * torch.finfo(result.dtype).eps
     floors = {"largest": floor * ours.magnitude, "relative": floor}
     for measure in measures:
@@ -68,8 +73,8 @@ def assert_within(result, exact, allowed, what, measures=tuple(LABELS)):
 def assert_parity(result, stock, exact, what, dtype=None, **options):
     """`result` has stock's dtype and errs at most RATIO times as much as stock, which is sane for `dtype`."""
     assert result.dtype == stock.dtype, f"{what}: {result.dtype}, expected {stock.dtype}"
-    assert_sane(stock, exact, f"{what} (stock)", dtype)
-    assert_within(result, exact, error_of(stock, exact), what, **options)
+    allowed = assert_sane(stock, exact, f"{what} (stock)", dtype)
+    assert_within(result, exact, allowed, what, **options)
 
 
 def outside(valid, height, width):
