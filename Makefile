@@ -149,7 +149,7 @@ sanitize: build/sanitize/_C.so build/races/module $(emulated)
 	@echo "==> Running the tests of the cpu backend and of the emulated CUDA kernels under address and undefined sanitizers"
 	@LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ZIGZAG_LIBRARY=$(abspath build/sanitize/_C.so) \
-	  ZIGZAG_EMULATED_LIBRARY=$(abspath build/sanitize/_C_emulated.so) ZIGZAG_DRAWS=4 \
+	  ZIGZAG_EMULATED_LIBRARY=$(abspath build/sanitize/_C_emulated.so) \
 	  $(python) -m pytest -n auto --capture=sys $(SANITIZE_TESTS)
 
 # ---- packages --------------------------------------------------------------------------------------------------------
