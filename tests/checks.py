@@ -203,15 +203,17 @@ def check_gradients(problem, implementation, stock, *, each=True):
 
     All together, and with `each` every one in L2: the largest error of a tensor whose elements are few, or share their
     rounding, is luck, as it is for every small tensor of a network.
-    Sanitizers look at accesses, which are the same in every draw: digits are what other builds show.
+    Sanitizers look at accesses, which two draws show, one for either layout of cotangents: digits are what other
+    builds show.
     """
     sanitized = bool(_library.build_info().get("sanitize"))
     _, ours, draws = solved(problem, implementation, draws=2 if sanitized else None)
     for name, gradient in ours.items():
         assert gradient.dtype == problem.tensors[name].dtype, f"gradient of {name}: {gradient.dtype}"
-        assert bool(torch.isfinite(gradient).all()), f"gradient of {name}: not finite"
         for drawn in gradient:
             assert_zero_outside(drawn, problem.sizes.get(name), f"gradient of {name}")
+        if sanitized:
+            assert bool(torch.isfinite(gradient).all()), f"gradient of {name}: not finite"
     if sanitized:
         return
     _, stocks, _ = solved(problem, stock, draws=draws)
